@@ -1,0 +1,328 @@
+"""Every knob: typed, frozen, with default, unit and one sentence.
+
+A run is described by one TOML file with a section for each step. Unknown keys are refused with the name of the
+nearest right one and the section where it belongs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from potstill.errors import ConfigError
+
+Temperature = Annotated[float, Field(gt=0, le=50_000)]
+Pressure = Annotated[float, Field(ge=-50, le=1_000)]
+
+
+class Section(BaseModel):
+    """Base of the sections: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SampleConfig(Section):
+    """Step 1: a pool of configurations by molecular dynamics."""
+
+    element: str = Field("Ni", description="Chemical symbol of the metal.", pattern=r"^[A-Z][a-z]?$")
+    potential: str = Field(
+        "lammps:NiAlH_jea.eam.alloy",
+        description="Potential that drives the dynamics: lammps:FILE, a name from LAMMPS's own folder or a path.",
+    )
+    ensemble: Literal["npt-ladder"] = Field(
+        "npt-ladder", description="What is sampled; npt-ladder is NPT at each temperature × pressure × start."
+    )
+    structure: Literal["auto", "fcc", "bcc", "hcp"] = Field(
+        "auto", description="Crystal that the runs begin from; auto takes the element's ground state."
+    )
+    atoms: tuple[Annotated[int, Field(ge=4, le=4000)], ...] = Field(
+        (32,), description="Cell sizes in atoms; the nearest supercell of the crystal is taken.", min_length=1
+    )
+    temperature: tuple[Temperature, ...] = Field(
+        (300.0, 700.0, 1100.0, 1500.0, 1900.0, 2300.0, 2800.0, 3300.0),
+        description="K. Rungs of the temperature ladder.",
+        min_length=1,
+    )
+    pressure: tuple[Pressure, ...] = Field(
+        (0.0, 15.0, 40.0), description="GPa. Rungs of the pressure ladder.", min_length=1
+    )
+    start: tuple[Literal["crystal", "melt"], ...] = Field(
+        ("crystal", "melt"), description="Where each rung begins: the crystal, or the crystal molten first.", min_length=1
+    )
+    steps: int = Field(10_000, description="MD steps of production on each rung.", ge=1)
+    equilibration: int = Field(2_000, description="MD steps before production on each rung.", ge=0)
+    melting: int = Field(5_000, description="MD steps of melting before a rung that starts from the melt.", ge=0)
+    stride: int = Field(100, description="MD steps between kept frames.", ge=1)
+    timestep: float = Field(2.0, description="fs. Length of an MD step.", gt=0, le=10)
+
+
+class LabelConfig(Section):
+    """Step 2a: the reference that says energy, forces and stress."""
+
+    reference: str = Field(
+        "", description="Potential that labels; empty means the same one that samples. Written like sample.potential."
+    )
+    retries: int = Field(2, description="How often a failed label is tried again before it is kept as a failure.", ge=0)
+
+
+class ModelConfig(Section):
+    """The descriptor and the network on top of it."""
+
+    cutoff: float = Field(6.0, description="Å. Reach of the radial functions.", gt=1, le=20)
+    angular_cutoff: float = Field(5.5, description="Å. Reach of the power spectrum.", gt=1, le=20)
+    n_radial: int = Field(12, description="Radial functions of the two-body part, for each neighbour element.", ge=1, le=64)
+    n_angular: int = Field(6, description="Radial functions of the power spectrum, for each neighbour element.", ge=1, le=16)
+    l_max: int = Field(4, description="Highest angular momentum of the power spectrum.", ge=0, le=6)
+    hidden: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        (64, 64), description="Widths of the hidden layers.", min_length=1
+    )
+
+
+class TrainConfig(Section):
+    """Step 2b: a committee of networks, all members at once."""
+
+    members: int = Field(4, description="Networks in the committee.", ge=1, le=64)
+    steps: int = Field(4_000, description="Optimiser steps of a full training.", ge=0)
+    batch: int = Field(16, description="Frames of 32 atoms in a batch; larger frames count for more.", ge=1)
+    learning_rate: float = Field(0.003, description="Peak of the cosine schedule.", gt=0)
+    energy_scale: float = Field(
+        0.003, description="eV/atom. An energy error of this size costs as much as the next two.", gt=0
+    )
+    force_scale: float = Field(0.05, description="eV/Å. A force error of this size.", gt=0)
+    virial_scale: float = Field(0.01, description="eV/atom. A virial error (stress × volume) of this size.", gt=0)
+    robust: float = Field(
+        10.0, description="Residuals beyond this many scales count linearly, not squared: one bad label spoils nothing.", gt=0
+    )
+
+
+class DistilConfig(Section):
+    """Step 2: the loop that chooses, labels and learns."""
+
+    budget: int = Field(200, description="Labels to learn from.", ge=1)
+    holdout: int = Field(
+        100, description="Labels to judge by, from trajectories that are never learnt from. Bought beside the budget.", ge=0
+    )
+    holdout_fraction: float = Field(
+        0.15, description="Share of the pool's frames whose trajectories are kept for the hold-out.", gt=0, lt=1
+    )
+    selector: Literal["random", "fps", "committee"] = Field("committee", description="How frames are chosen.")
+    initial: int = Field(25, description="Labels of the first round, chosen without a model.", ge=1)
+    growth: float = Field(2.0, description="Factor by which the set grows from round to round.", gt=1, le=100)
+    round_steps: int = Field(1_000, description="Optimiser steps of a round; the last one trains in full.", ge=0)
+    target_force: float = Field(
+        0.0, description="eV/Å. Stop once the hold-out's force error is below this; 0 never stops early.", ge=0
+    )
+
+
+class ValidateConfig(Section):
+    """Step 3: crystals that are not in the data."""
+
+    polymorphs: tuple[str, ...] = Field(
+        ("fcc", "hcp", "dhcp", "9R", "bcc", "A15", "sc", "diamond"),
+        description="Crystals relaxed by the model and by the reference.",
+        min_length=1,
+    )
+    force_tolerance: float = Field(
+        0.001, description="eV/Å. Relaxations end when every force and cell gradient is below this.", gt=0
+    )
+    relax_steps: int = Field(300, description="Steps after which a relaxation is called not converged.", ge=1)
+
+
+class EngineConfig(Section):
+    """Where work runs."""
+
+    workers: int = Field(0, description="Processes; 0 means one a core.", ge=0)
+
+
+class Config(Section):
+    """A whole run."""
+
+    title: str = Field("", description="A line of text for the report.")
+    seed: int = Field(1, description="Decides everything that is drawn at random.", ge=0, lt=2**31)
+    sample: SampleConfig = SampleConfig()
+    label: LabelConfig = LabelConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    distil: DistilConfig = DistilConfig()
+    validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
+    engine: EngineConfig = EngineConfig()
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.distil.initial > self.distil.budget:
+            raise ValueError(
+                f"distil.initial is {self.distil.initial}, more than distil.budget, {self.distil.budget}"
+            )
+        if self.sample.stride > self.sample.steps:
+            raise ValueError(
+                f"sample.stride is {self.sample.stride}, more than sample.steps, {self.sample.steps}: no frame is kept"
+            )
+        return self
+
+    @property
+    def reference(self) -> str:
+        """The labeller: ``label.reference``, or the sampling potential where that is empty."""
+        return self.label.reference or self.sample.potential
+
+    def dump(self) -> dict[str, Any]:
+        """Return plain JSON values, with the names of the TOML file."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def sections() -> dict[str, type[Section]]:
+    """Name each section of the file and its class, in the order of the data's way."""
+    return {
+        field.alias or name: field.annotation
+        for name, field in Config.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def knobs() -> Iterator[tuple[str, Any, str]]:
+    """Yield (dotted key, default, sentence) of every knob."""
+    for name, info in Config.model_fields.items():
+        if (info.alias or name) not in sections():
+            yield name, info.default, info.description or ""
+    for section, cls in sections().items():
+        for name, info in cls.model_fields.items():
+            yield f"{section}.{name}", info.default, info.description or ""
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    overrides : iterable of str
+        ``section.key=value`` texts, the value in TOML's spelling (a bare word is taken as text).
+
+    Raises
+    ------
+    ConfigError
+        With the file, the key, what was expected and what was found.
+    """
+    path = Path(path)
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"Expected a configuration at {path}, but there is none. `potstill config template` writes one."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    for text in overrides:
+        _override(raw, text)
+    return parse_config(raw, str(path))
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"An override reads section.key=value, but {text!r} was given.")
+    try:
+        parsed = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    *parents, last = key.strip().split(".")
+    table: Any = raw
+    for name in parents:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"The override {text!r} treats {name!r} as a section, but it is a value.")
+    table[last] = parsed
+
+
+def parse_config(raw: Mapping[str, Any], where: str = "the configuration") -> Config:
+    """Check plain values and return the configuration; errors are all told at once."""
+    problems = list(_unknown_keys(raw))
+    if problems:
+        raise ConfigError(f"{where}: " + " ".join(problems))
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        told = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"])
+            found = "" if isinstance(item["input"], Mapping) else f", found {item['input']!r}"
+            message = item["msg"].removeprefix("Value error, ")
+            told.append(f"{key + ': ' if key else ''}{message}{found}.")
+        raise ConfigError(f"{where}: " + " ".join(told)) from None
+
+
+def _unknown_keys(raw: Mapping[str, Any]) -> Iterator[str]:
+    known = sections()
+    top = {name for name, _, _ in knobs() if "." not in name}
+    homes = [name for name, _, _ in knobs()]
+    for name, value in raw.items():
+        if name in known:
+            if not isinstance(value, Mapping):
+                yield f"[{name}] is a section, but a value was given."
+                continue
+            for key in value:
+                if key not in known[name].model_fields:
+                    yield _unknown(key, f"[{name}]", homes, name)
+        elif name not in top:
+            if isinstance(value, Mapping):
+                near = difflib.get_close_matches(name, known, 1, 0.5)
+                hint = f"did you mean [{near[0]}]?" if near else f"the sections are {', '.join(known)}."
+                yield f"There is no section [{name}]; {hint}"
+            else:
+                yield _unknown(name, "the top of the file", homes, "")
+
+
+def _unknown(key: str, place: str, homes: list[str], section: str) -> str:
+    """Tell a misplaced key from a misspelt one."""
+    exact = [h for h in homes if h.rpartition(".")[2] == key]
+    if exact:
+        where = " or ".join(f"[{h.rpartition('.')[0]}]" if "." in h else "the top of the file" for h in exact)
+        return f"The key '{key}' in {place} is misplaced: it belongs in {where}."
+    local = [h.rpartition(".")[2] for h in homes if h.rpartition(".")[0] == section]
+    near = difflib.get_close_matches(key, local, 1, 0.6)
+    if near:
+        return f"There is no key '{key}' in {place}; did you mean '{near[0]}'?"
+    elsewhere = {h.rpartition(".")[2]: h for h in homes}
+    near = difflib.get_close_matches(key, elsewhere, 1, 0.6)
+    if near:
+        return f"There is no key '{key}' in {place}; did you mean '{elsewhere[near[0]]}'?"
+    return f"There is no key '{key}' in {place}. `potstill config reference` lists all keys."
+
+
+def to_toml(config: Config, *, comments: bool = False) -> str:
+    """Write a configuration as TOML; with ``comments`` each key carries its sentence."""
+    values = config.dump()
+    lines: list[str] = []
+
+    def put(name: str, value: Any, sentence: str) -> None:
+        if comments and sentence:
+            lines.append(f"# {sentence}")
+        lines.append(f"{name} = {_toml_value(value)}")
+
+    for name, info in Config.model_fields.items():
+        if (info.alias or name) not in sections():
+            put(name, values[name], info.description or "")
+    for section, cls in sections().items():
+        lines.append("")
+        if comments:
+            lines.append(f"# {(cls.__doc__ or '').strip()}")
+        lines.append(f"[{section}]")
+        for name, info in cls.model_fields.items():
+            put(name, values[section][name], info.description or "")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,212 @@
+"""Prototype crystals and their relaxation: what sampling starts from and what checks compare.
+
+Sits below the rooms because both `sample` and `checks` need it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from potstill.errors import ConfigError, ConvergenceError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def _from_fractions(
+    cell: list[list[float]], scaled: list[tuple[float, float, float]]
+) -> Callable[[str, float], Atoms]:
+    """Return a builder that scales a shape to a given volume per atom."""
+
+    def build(element: str, volume: float) -> Atoms:
+        from ase import Atoms
+
+        atoms = Atoms([element] * len(scaled), scaled_positions=scaled, cell=cell, pbc=True)
+        factor = (volume * len(scaled) / atoms.get_volume()) ** (1 / 3)
+        atoms.set_cell(atoms.cell * factor, scale_atoms=True)
+        return atoms
+
+    return build
+
+
+def _close_packed(sequence: str) -> Callable[[str, float], Atoms]:
+    """Stack close-packed layers with the ideal spacing, e.g. ABC for fcc, ABAC for dhcp (hexagonal cell)."""
+    site = {"A": (0.0, 0.0), "B": (1 / 3, 2 / 3), "C": (2 / 3, 1 / 3)}
+    n = len(sequence)
+    cell = [[1, 0, 0], [-0.5, math.sqrt(0.75), 0], [0, 0, n * math.sqrt(2 / 3)]]
+    return _from_fractions(cell, [(*site[layer], k / n) for k, layer in enumerate(sequence)])
+
+
+_CUBE = [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]
+_A15 = [
+    (0, 0, 0),
+    (0.5, 0.5, 0.5),
+    (0.25, 0, 0.5),
+    (0.75, 0, 0.5),
+    (0.5, 0.25, 0),
+    (0.5, 0.75, 0),
+    (0, 0.5, 0.25),
+    (0, 0.5, 0.75),
+]
+
+PROTOTYPES: Mapping[str, Callable[[str, float], Atoms]] = {
+    "fcc": _from_fractions([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], [(0, 0, 0)]),
+    "hcp": _close_packed("AB"),
+    "dhcp": _close_packed("ABAC"),
+    "9R": _close_packed("ABCBCACAB"),
+    "bcc": _from_fractions([[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]], [(0, 0, 0)]),
+    "A15": _from_fractions(_CUBE, [(float(x), float(y), float(z)) for x, y, z in _A15]),
+    "sc": _from_fractions(_CUBE, [(0, 0, 0)]),
+    "diamond": _from_fractions([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], [(0, 0, 0), (0.25, 0.25, 0.25)]),
+}
+# Volume per atom relative to the close-packed crystal's, a start for relaxation (hard spheres would say 1.09 for
+# bcc; metals are nearer to this).
+_OPENNESS = {"bcc": 1.02, "A15": 1.03, "sc": 1.2, "diamond": 1.6}
+
+
+def prototype(name: str, element: str, volume: float) -> Atoms:
+    """Build a crystal.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``PROTOTYPES``.
+    element : str
+        Chemical symbol.
+    volume : float
+        Å³ per atom of the close-packed crystal; open structures start from more.
+    """
+    if name not in PROTOTYPES:
+        raise ConfigError(f"There is no prototype crystal '{name}'; known are {', '.join(PROTOTYPES)}.")
+    return PROTOTYPES[name](element, volume * _OPENNESS.get(name, 1.0))
+
+
+def _reference_state(element: str) -> Mapping[str, Any]:
+    from ase.data import atomic_numbers, reference_states
+
+    if element not in atomic_numbers:
+        raise ConfigError(f"'{element}' is not a chemical element.")
+    return reference_states[atomic_numbers[element]] or {}
+
+
+def ground_state(element: str) -> str:
+    """Return fcc, bcc or hcp: the element's crystal at room conditions, fcc where it is none of these."""
+    symmetry = _reference_state(element).get("symmetry")
+    return symmetry if symmetry in ("fcc", "bcc", "hcp") else "fcc"
+
+
+def atomic_volume(element: str) -> float:
+    """Return Å³ per atom: tabulated for the common crystals, else from the covalent radius."""
+    from ase.data import atomic_numbers, covalent_radii
+
+    state = _reference_state(element)
+    a = state.get("a")
+    if state.get("symmetry") == "fcc" and a:
+        return float(a) ** 3 / 4
+    if state.get("symmetry") == "bcc" and a:
+        return float(a) ** 3 / 2
+    if state.get("symmetry") == "hcp" and a:
+        return float(a) ** 3 * math.sqrt(0.75) * float(state.get("c/a", math.sqrt(8 / 3))) / 2
+    return float(2 * covalent_radii[atomic_numbers[element]]) ** 3 / math.sqrt(2)
+
+
+def relaxed(
+    atoms: Atoms, calculator: Any, *, force_tolerance: float = 1e-3, steps: int = 300, isotropic: bool = False
+) -> Atoms:
+    """Minimise the energy over positions and cell.
+
+    The volume is scanned first, so that a start 20 % off does not end in another basin; then ASE's FrechetCellFilter
+    with LBFGS moves cell and positions together. The input is not changed.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        Periodic start.
+    calculator : ASE calculator
+        With stress.
+    force_tolerance : float
+        eV/Å; also of the cell's gradient in the filter's units.
+    steps : int
+        Limit of the second part.
+    isotropic : bool
+        Stop after the volume scan (cell shape and fractional coordinates kept).
+
+    Returns
+    -------
+    Atoms
+        Relaxed, with the calculator attached.
+
+    Raises
+    ------
+    ConvergenceError
+        If the limit of steps is reached, or the energy has no minimum between 0.6 and 1.8 of the volume.
+    """
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import LBFGS
+
+    work = atoms.copy()
+    work.calc = calculator
+    start = work.cell.array.copy()
+
+    def energy(linear: float) -> float:
+        work.set_cell(start * linear, scale_atoms=True)
+        return float(work.get_potential_energy())
+
+    linear = np.linspace(0.6 ** (1 / 3), 1.8 ** (1 / 3), 25)
+    energies = np.array([energy(s) for s in linear])
+    # The physical minimum is the interior local one nearest to the start: some potentials fall off at either end.
+    interior = [
+        k for k in range(1, len(linear) - 1) if energies[k] <= energies[k - 1] and energies[k] <= energies[k + 1]
+    ]
+    if not interior:
+        raise ConvergenceError(
+            f"The energy of {work.get_chemical_formula()} has no minimum between 0.6 and 1.8 of the starting volume, "
+            f"{abs(np.linalg.det(start)) / len(work):.2f} Å³/atom."
+        )
+    k = min(interior, key=lambda k: abs(linear[k] - 1.0))
+    a, b, _ = np.polyfit(linear[k - 1 : k + 2] - linear[k], energies[k - 1 : k + 2], 2)
+    best = linear[k] - 0.5 * b / a if a > 0 else linear[k]
+    work.set_cell(start * best, scale_atoms=True)
+    if isotropic:
+        return work
+    optimiser = LBFGS(FrechetCellFilter(work), logfile=None)
+    if not optimiser.run(fmax=force_tolerance, steps=steps):
+        raise ConvergenceError(
+            f"The relaxation of {work.get_chemical_formula()} did not reach {force_tolerance} eV/Å in {steps} steps."
+        )
+    return work
+
+
+def supercell(name: str, element: str, volume: float, n_atoms: int) -> Atoms:
+    """Repeat a right-angled cell of fcc, bcc or hcp until it holds nearly ``n_atoms`` and is nearly a cube.
+
+    fcc gives exactly 32 and 108; bcc 54 and 128; hcp the nearest orthorhombic block.
+    """
+    from ase import Atoms
+
+    root3 = math.sqrt(3)
+    ideal = math.sqrt(8 / 3)
+    shapes: dict[str, tuple[list[float], list[tuple[float, float, float]]]] = {
+        "fcc": ([1, 1, 1], [(0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)]),
+        "bcc": ([1, 1, 1], [(0, 0, 0), (0.5, 0.5, 0.5)]),
+        "hcp": ([1, root3, ideal], [(0, 0, 0), (0.5, 0.5, 0), (0.5, 5 / 6, 0.5), (0, 1 / 3, 0.5)]),
+    }
+    if name not in shapes:
+        raise ConfigError(f"Supercells are made of {', '.join(shapes)}, not of '{name}'.")
+    edges, basis = shapes[name]
+    limit = max(2, math.ceil((n_atoms / len(basis)) ** (1 / 3) * 2))
+
+    def badness(repeat: tuple[int, int, int]) -> float:
+        lengths = [r * e for r, e in zip(repeat, edges, strict=True)]
+        count = len(basis) * math.prod(repeat)
+        return abs(math.log(count / n_atoms)) + math.log(max(lengths) / min(lengths))
+
+    every = [(i, j, k) for i in range(1, limit) for j in range(1, limit) for k in range(1, limit)]
+    repeat = min(every, key=badness)
+    unit = Atoms([element] * len(basis), scaled_positions=basis, cell=edges, pbc=True)
+    unit.set_cell(unit.cell * (volume * len(basis) / unit.get_volume()) ** (1 / 3), scale_atoms=True)
+    return unit.repeat(repeat)

@@ -1,0 +1,6 @@
+"""The model: fixed descriptors, a committee of small networks. Torch is imported by training only."""
+
+from potstill.model.committee import Committee, CommitteeCalculator, Prediction
+from potstill.model.descriptor import Descriptor, FrameFeatures, Whitening
+
+__all__ = ["Committee", "CommitteeCalculator", "Descriptor", "FrameFeatures", "Prediction", "Whitening"]

@@ -1,0 +1,176 @@
+"""What a part must be able to do to take its place in the still. Small, structural, no base classes.
+
+A potential, a model and a density-functional code are the same kind of thing here: a recipe (frozen dataclass) that
+can be sent to a worker, that has a fingerprint, and that makes an ASE calculator where it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.data import Array, Dataset, Frame
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@runtime_checkable
+class Potential(Protocol):
+    """Energy, forces and stress as a function of the structure."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Short text that changes whenever a label could change."""
+        ...
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Chemical symbols that it knows."""
+        ...
+
+    def calculator(self, workdir: Path | None = None) -> Any:
+        """Return a fresh ASE calculator with ``energy``, ``forces`` and ``stress``; scratch goes to ``workdir``."""
+        ...
+
+
+@dataclass(frozen=True)
+class State:
+    """A state of matter that isothermal–isobaric dynamics is asked to visit: ``temperature`` in K, ``pressure`` in GPa."""
+
+    temperature: float
+    pressure: float
+
+
+@runtime_checkable
+class MolecularDynamics(Protocol):
+    """A potential whose code runs its own molecular dynamics, much faster than calls from Python."""
+
+    def dynamics(
+        self, start: Atoms, stages: Sequence[tuple[State, int, int]], *, timestep: float, seed: int
+    ) -> Iterator[tuple[int, int, Atoms]]:
+        """Run NPT stages one after the other; the cell keeps its shape and changes its volume.
+
+        Parameters
+        ----------
+        start : Atoms
+            First configuration; velocities are drawn.
+        stages : sequence of (State, n_steps, stride)
+            A stride of 0 keeps nothing (equilibration).
+        timestep : float
+            fs.
+        seed : int
+            Decides the velocities.
+
+        Yields
+        ------
+        (stage, step, atoms)
+            Index of the stage, step within it, configuration.
+
+        Raises
+        ------
+        ConvergenceError
+            If the run explodes or its cell degenerates. What was yielded before stays valid.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the members of a committee disagree.
+
+    Attributes
+    ----------
+    energy : ndarray (n_frames,)
+        Standard deviation over members, eV/atom.
+    force : ndarray (n_frames,)
+        Root mean square over atoms of the members' standard deviation of the force vector, eV/Å.
+    force_max : ndarray (n_frames,)
+        The same of the worst atom, eV/Å.
+    """
+
+    energy: Array
+    force: Array
+    force_max: Array
+
+
+@runtime_checkable
+class Committee(Potential, Protocol):
+    """Several models of one kind, whose mean is the prediction and whose spread is the doubt."""
+
+    @property
+    def members(self) -> int:
+        """How many."""
+        ...
+
+    def spread(self, frames: Sequence[Frame]) -> Spread:
+        """Return the disagreement of the members on each frame."""
+        ...
+
+    def describe(self, frames: Sequence[Frame]) -> Array:
+        """Return one feature vector a frame, shape (n_frames, n_features), in which distance means difference."""
+        ...
+
+
+class Sampler(Protocol):
+    """Makes configurations with a potential."""
+
+    def sample(self, start: Atoms, potential: Potential, *, rng: np.random.Generator) -> Iterator[Frame]:
+        """Yield frames, unlabelled, with their origin."""
+        ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which frames of a pool to label next.
+
+    Attributes
+    ----------
+    indices : ndarray of int
+        Into the pool, most wanted first, without repetition.
+    scores : ndarray
+        Same length; what the selector ranked by (its meaning is the selector's).
+    """
+
+    indices: NDArray[np.intp]
+    scores: Array
+
+
+class Describer(Protocol):
+    """Maps frames to vectors; what a committee can do before it has learnt anything."""
+
+    def describe(self, frames: Sequence[Frame]) -> Array:
+        """Return (n_frames, n_features)."""
+        ...
+
+
+class Selector(Protocol):
+    """Chooses from a pool."""
+
+    name: str
+
+    def select(
+        self, pool: Dataset, n: int, *, known: Dataset, committee: Describer, rng: np.random.Generator
+    ) -> Selection:
+        """Choose ``n`` frames of ``pool``, which holds none of ``known``.
+
+        ``committee`` is a :class:`Committee` once something has been learnt; in the first round it can only
+        describe.
+        """
+        ...
+
+
+class Check(Protocol):
+    """One measurement that a potential and its reference undergo alike."""
+
+    name: str
+    units: Mapping[str, str]
+
+    def measure(self, potential: Potential, workdir: Path) -> Mapping[str, float]:
+        """Return named values; ``workdir`` holds what has been measured already."""
+        ...
