@@ -114,6 +114,9 @@ class DistilConfig(Section):
     selector: Literal["random", "fps", "committee"] = Field("committee", description="How frames are chosen.")
     initial: int = Field(25, description="Labels of the first round, chosen without a model.", ge=1)
     growth: float = Field(2.0, description="Factor by which the set grows from round to round.", gt=1, le=100)
+    candidates: int = Field(
+        5_000, description="Frames of the pool that a round looks at; a random part where the pool is larger.", ge=10
+    )
     round_steps: int = Field(1_000, description="Optimiser steps of a round; the last one trains in full.", ge=0)
     target_force: float = Field(
         0.0, description="eV/Å. Stop once the hold-out's force error is below this; 0 never stops early.", ge=0
@@ -220,9 +223,20 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    apply_overrides(raw, overrides)
+    return parse_config(raw, str(path))
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Put ``section.key=value`` texts into plain values.
+
+    Raises
+    ------
+    ConfigError
+        If a text has no ``=``, or treats a value as a section.
+    """
     for text in overrides:
         _override(raw, text)
-    return parse_config(raw, str(path))
 
 
 def _override(raw: dict[str, Any], text: str) -> None:

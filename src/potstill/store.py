@@ -168,6 +168,18 @@ class RunDir:
             handle.flush()
             yield
 
+    def holder(self) -> int | None:
+        """Return the process that works in the directory now, or None."""
+        lock = self.path / ".lock"
+        if not lock.exists():
+            return None
+        with lock.open("r+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return int(handle.read().strip() or 0)
+        return None
+
     def explain(self, stages: Sequence[Stage]) -> list[Verdict]:
         """Say for each stage whether it would run now, and why."""
         verdicts: list[Verdict] = []
@@ -204,7 +216,7 @@ class RunDir:
         return None if record is None else digest(record["outputs"])
 
     def execute(self, stages: Sequence[Stage], tell: Callable[[str], None]) -> bool:
-        """Run what has to run, in order.
+        """Run what has to run, in order; the caller holds the lock (:meth:`locked`).
 
         Returns
         -------
@@ -213,15 +225,14 @@ class RunDir:
         """
         folders = {s.name: s.folder for s in stages}
         any_ran = False
-        with self.locked():
-            for stage in stages:
-                reasons = list(self._reasons(stage, set(), folders))
-                if not reasons:
-                    tell(f"{stage.name}: up to date")
-                    continue
-                any_ran = True
-                tell(f"{stage.name}: running, because {'; '.join(reasons)}")
-                self._run(stage, folders, tell)
+        for stage in stages:
+            reasons = list(self._reasons(stage, set(), folders))
+            if not reasons:
+                tell(f"{stage.name}: up to date")
+                continue
+            any_ran = True
+            tell(f"{stage.name}: running, because {'; '.join(reasons)}")
+            self._run(stage, folders, tell)
         return any_ran
 
     def _run(self, stage: Stage, folders: Mapping[str, str], tell: Callable[[str], None]) -> None:

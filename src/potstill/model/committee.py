@@ -157,8 +157,13 @@ class Committee:
 
     @cached_property
     def features(self) -> FrameFeatures:
-        """The frame descriptor, with its memory; may be shared by setting it beforehand."""
+        """The frame descriptor, with its memory; see :meth:`sharing`."""
         return FrameFeatures(self.descriptor, self.whitening)
+
+    def sharing(self, features: FrameFeatures) -> Committee:
+        """Use a memory of described frames that others filled, so that a pool is described once."""
+        self.__dict__["features"] = features  # where cached_property keeps it; the dataclass is frozen
+        return self
 
     def describe(self, frames: Sequence[Frame]) -> Array:
         """Return (n_frames, n_features); see :class:`~potstill.model.descriptor.FrameFeatures`."""

@@ -1,0 +1,7 @@
+"""Step 3: what a potential is judged by. One Check a file; the same code measures model and reference."""
+
+from potstill.checks.errors import ErrorReport, errors_on
+from potstill.checks.polymorphs import Polymorphs, compare_polymorphs
+from potstill.checks.verdict import validate
+
+__all__ = ["ErrorReport", "Polymorphs", "compare_polymorphs", "errors_on", "validate"]

@@ -1,0 +1,105 @@
+"""All checks of a potential against its reference, written down as ``validation.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill.checks.errors import parity, summarise
+from potstill.checks.polymorphs import Polymorphs, compare_polymorphs
+from potstill.data import Dataset
+from potstill.model import Committee
+from potstill.protocols import Potential
+from potstill.store import write_json
+
+MAP_FRAMES = 4000  # frames of the pool that the coverage map shows
+PARITY_POINTS = 6000  # force components that the parity figure shows
+
+
+def validate(
+    model: Potential,
+    reference: Potential,
+    check: Polymorphs,
+    folder: Path,
+    *,
+    holdout: Dataset,
+    pool: Dataset,
+    workers: int,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, Any], list[str]]:
+    """Judge a potential.
+
+    Parameters
+    ----------
+    model, reference : Potential
+        Who is judged, and by whom.
+    check : Polymorphs
+        The crystals.
+    folder : path
+        Gets ``validation.json``, ``parity.json`` (points of the figure) and ``coverage.json`` (the pool's map).
+    holdout : Dataset
+        Labelled frames that were not learnt from; may be empty.
+    pool : Dataset
+        For the map; may be empty.
+    workers : int
+        Processes; 0 means one a core.
+    tell : callable
+        Gets lines of progress.
+
+    Returns
+    -------
+    summary : dict
+        What ``validation.json`` holds.
+    files : list of str
+        What was written.
+    """
+    files = ["validation.json"]
+    errors: dict[str, Any] | None = None
+    if len(holdout):
+        points = parity(model, holdout)
+        errors = summarise(points).as_dict()
+        tell(
+            f"validate: {errors['n_frames']} held-out frames: {errors['energy_rmse_mev_per_atom']:.2f} meV/atom, "
+            f"{1e3 * errors['force_rmse_ev_per_angstrom']:.1f} meV/Å"
+        )
+        step = max(1, len(points.force[0]) // PARITY_POINTS)
+        write_json(
+            folder / "parity.json",
+            {
+                "energy_ev_per_atom": [x.tolist() for x in points.energy],
+                "force_ev_per_angstrom": [x[::step].tolist() for x in points.force],
+                "stress_gpa": [x.tolist() for x in points.stress],
+                "force_rmse_of_frame": points.force_rmse_of_frame.tolist(),
+                "trajectory_of_frame": [f.origin.trajectory for f in holdout],
+            },
+        )
+        files.append("parity.json")
+    if len(pool) and isinstance(model, Committee):
+        write_json(folder / "coverage.json", coverage(model, pool))
+        files.append("coverage.json")
+    crystals = compare_polymorphs(check, model, reference, folder / "units", workers=workers, tell=tell)
+    summary = {
+        "model": model.fingerprint,
+        "reference": reference.fingerprint,
+        "element": check.element,
+        "holdout": errors,
+        "polymorphs": crystals,
+    }
+    write_json(folder / "validation.json", summary)
+    return summary, files
+
+
+def coverage(model: Committee, pool: Dataset) -> dict[str, Any]:
+    """Return where the pool lies: volume, the model's energy, temperature, start, of evenly many frames."""
+    shown = pool[:: max(1, len(pool) // MAP_FRAMES)]
+    energies = [float(p.energy[0]) / f.n_atoms for f, p in zip(shown, model.predict(list(shown), mean=True), strict=True)]
+    return {
+        "key": shown.keys,
+        "volume_per_atom": [f.volume / f.n_atoms if f.volume else None for f in shown],
+        "energy_per_atom": np.round(energies, 6).tolist(),
+        "temperature": [f.origin.temperature for f in shown],
+        "start": [f.origin.trajectory.partition("-")[0] for f in shown],
+    }

@@ -1,0 +1,484 @@
+"""The command line: one function a command, no physics. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from potstill.errors import ConfigError, DataError, PotstillError
+
+if TYPE_CHECKING:
+    from potstill.config import Config
+    from potstill.data import Dataset
+    from potstill.store import Stage
+
+app = typer.Typer(
+    help="Distil the data that a neural-network interatomic potential needs: sample, distil, train, prove.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Write, check and explain configurations.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where results go; resumed when it exists.")]
+Seed = Annotated[int, typer.Option(help="Decides everything that is drawn at random.", min=0)]
+Workers = Annotated[int, typer.Option(help="Processes; 0 means one a core.", min=0)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a key of the configuration: section.key=value.")
+]
+
+
+def tell(line: str) -> None:
+    """Print a line of progress to standard error, with the time of day when it is a terminal."""
+    if sys.stderr.isatty():
+        from datetime import datetime
+
+        stage, colon, rest = line.partition(":")
+        clock = datetime.now().astimezone().strftime("%H:%M:%S")
+        line = f"\033[2m{clock}\033[0m \033[1m{stage}\033[0m{colon}{rest}"
+    typer.echo(line, err=True)
+
+
+def _read(path: Path) -> Dataset:
+    """Read a structure file and say what was used of it."""
+    from potstill.data import Dataset, read_frames
+
+    frames, keys = read_frames(path)
+    data = Dataset(frames)
+    tell(f"read: {path}: {len(data)} frames of {'-'.join(data.elements)}; {keys}")
+    if data.n_repeated:
+        tell(f"read: {data.n_repeated} repeated frames count once")
+    return data
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The TOML file that describes the run.")],
+    out: Out,
+    overrides: Overrides = None,
+) -> None:
+    """Do the whole path: sample, distil, validate, report."""
+    from potstill.config import load_config
+    from potstill.pipeline import run as run_all
+
+    if run_all(load_config(config, overrides or []), out, tell):
+        _conclude(out)
+    else:
+        tell(f"Nothing to do: every stage of {out} is up to date. The page is {out / 'report.html'}.")
+
+
+def _conclude(out: Path) -> None:
+    summary = json.loads((out / "summary.json").read_text())
+    for line in summary["headline"]:
+        typer.echo(line)
+    typer.echo(f"The page: {out / 'report.html'}")
+
+
+@app.command()
+def sample(
+    out: Out,
+    element: Annotated[str, typer.Option(help="Chemical symbol.")] = "Ni",
+    potential: Annotated[str, typer.Option(help="Potential that drives the dynamics.")] = "lammps:NiAlH_jea.eam.alloy",
+    config: Annotated[Path | None, typer.Option(help="TOML file whose [sample] section is used.")] = None,
+    overrides: Overrides = None,
+    seed: Seed = 1,
+    workers: Workers = 0,
+) -> None:
+    """Step 1: make a pool of configurations by molecular dynamics. --out is a folder, or a file that ends in .extxyz."""
+    from potstill.backends import resolve
+    from potstill.sample import sample as make_pool
+    from potstill.store import RunDir
+
+    given = [] if config else [f'sample.element="{element}"', f'sample.potential="{potential}"']
+    settings = _settings(config, [*given, *(overrides or [])], seed)
+    folder = out if out.suffix not in (".extxyz", ".xyz") else out.with_name(out.name + ".run")
+    file = folder / "pool.extxyz" if folder == out else out
+    with RunDir(folder).locked():
+        pool, summary = make_pool(
+            settings.sample,
+            resolve(settings.sample.potential, [settings.sample.element]),
+            seed=settings.seed,
+            folder=folder,
+            workers=workers,
+            tell=tell,
+        )
+        pool.save(file)
+    typer.echo(f"{summary['n_frames']} frames from {summary['n_trajectories']} trajectories: {file}")
+
+
+def _settings(config: Path | None, overrides: list[str], seed: int) -> Config:
+    from potstill.config import apply_overrides, load_config, parse_config
+
+    if config is not None:
+        return load_config(config, overrides)
+    raw: dict[str, Any] = {"seed": seed}
+    apply_overrides(raw, overrides)
+    return parse_config(raw, "the command line")
+
+
+@app.command()
+def label(
+    file: Annotated[Path, typer.Argument(help="Structures to label.")],
+    reference: Annotated[str, typer.Option(help="Potential that labels.")],
+    out: Out,
+    workers: Workers = 0,
+    retries: Annotated[int, typer.Option(help="Further attempts after a failed one.", min=0)] = 2,
+) -> None:
+    """Step 2a: energy, forces and stress from a reference."""
+    from potstill.backends import resolve
+    from potstill.data import Dataset
+    from potstill.label import label as label_all
+    from potstill.store import LabelStore, RunDir, write_json
+
+    data = _read(file)
+    with RunDir(out).locked():
+        result = label_all(
+            list(data), resolve(reference), LabelStore(out / "labels"), workers=workers, retries=retries, tell=tell
+        )
+        Dataset(result.data).save(out / "labelled.extxyz")
+        write_json(
+            out / "failures.json",
+            [
+                {"frame": f.frame, "index": data.keys.index(f.frame), "reason": f.reason, "message": f.message}
+                for f in result.failures
+            ],
+        )
+    typer.echo(f"{len(result.data)} labelled, {len(result.failures)} failed: {out / 'labelled.extxyz'}")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Labelled structures.")],
+    out: Out,
+    members: Annotated[int, typer.Option(help="Networks in the committee.", min=1)] = 4,
+    valid: Annotated[Path | None, typer.Option(help="Labelled structures to calibrate the spread on.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=0)] = 4_000,
+    seed: Seed = 1,
+    overrides: Overrides = None,
+) -> None:
+    """Step 2b: train a committee of neural-network potentials."""
+    from potstill.train import train as train_all
+
+    given = [f"train.members={members}", f"train.steps={steps}", *(overrides or [])]
+    settings = _settings(None, given, seed)
+    labelled = _labelled(data)
+    held = _labelled(valid) if valid else None
+    committee = train_all(labelled, settings.model, settings.train, seed=seed, calibrate_on=held, tell=tell)
+    committee.save(out)
+    typer.echo(f"{committee!r}: {out}")
+
+
+def _labelled(path: Path) -> Dataset:
+    data = _read(path)
+    labelled = data.only_labelled()
+    if not len(labelled):
+        raise DataError(
+            f"{path}: expected labelled frames (energy and forces), but none of the {len(data)} frames has both. Label them "
+            "with `potstill label`, or rename the keys to energy and forces."
+        )
+    if len(labelled) < len(data):
+        tell(f"read: {len(data) - len(labelled)} frames of {path} have no labels and are left out")
+    return labelled
+
+
+@app.command()
+def select(
+    pool: Annotated[Path, typer.Argument(help="Candidates.")],
+    n: Annotated[int, typer.Option("--n", "-n", help="How many to choose.", min=1)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File for the chosen frames, extended XYZ.")],
+    selector: Annotated[str, typer.Option(help="How: random, fps, committee.")] = "fps",
+    model: Annotated[Path | None, typer.Option(help="A trained model; committee needs one.")] = None,
+    known: Annotated[Path | None, typer.Option(help="Frames that are known already.")] = None,
+    seed: Seed = 1,
+) -> None:
+    """Step 2c: choose frames of a pool, once."""
+    import numpy as np
+
+    from potstill.config import ModelConfig
+    from potstill.data import Dataset
+    from potstill.model import Committee, FrameFeatures, Whitening
+    from potstill.select import checked
+    from potstill.select import selector as by_name
+    from potstill.train import descriptor_for
+
+    candidates = _read(pool)
+    have = _read(known) if known else Dataset()
+    left = candidates.without(have)
+    chooser = by_name(selector)
+    if model is None and selector == "committee":
+        raise ConfigError("The selector 'committee' needs a trained model: give --model DIR, or use fps.")
+    describer: Committee | FrameFeatures
+    if model is not None:
+        describer = Committee.load(model)
+    else:
+        descriptor = descriptor_for((candidates | have).elements, ModelConfig())
+        describer = FrameFeatures(descriptor, Whitening.fit(descriptor, left[:: max(1, len(left) // 1000)]))
+    rng = np.random.default_rng(seed)
+    found = checked(chooser.select(left, min(n, len(left)), known=have, committee=describer, rng=rng), left, n)
+    left.take(found.indices).save(out)
+    typer.echo(f"{len(found.indices)} of {len(left)} frames by {selector}: {out}")
+
+
+@app.command()
+def distil(
+    pool: Annotated[Path, typer.Argument(help="The pool: any structure file that ASE reads.")],
+    budget: Annotated[int, typer.Option(help="Labels to learn from.", min=1)],
+    out: Out,
+    selector: Annotated[str, typer.Option(help="How frames are chosen: random, fps, committee.")] = "committee",
+    reference: Annotated[
+        str | None, typer.Option(help="Labeller, such as lammps:FILE; without it the file's own labels are revealed.")
+    ] = None,
+    seed: Seed = 1,
+    workers: Workers = 0,
+    overrides: Overrides = None,
+) -> None:
+    """Step 2: from a pool to the few frames that teach a potential, and the potential trained on them."""
+    from functools import partial
+
+    from potstill.backends import resolve
+    from potstill.distil import distil as distil_all
+    from potstill.label import Revealer
+    from potstill.label import label as label_all
+    from potstill.store import LabelStore, Outcome, RunDir, Stage, file_digest
+
+    given = [f"distil.budget={budget}", f'distil.selector="{selector}"']
+    if not any(o.startswith("distil.initial") for o in overrides or []):
+        given.append(f"distil.initial={min(25, budget)}")
+    settings = _settings(None, [*given, *(overrides or [])], seed)
+    if not pool.is_file():
+        raise DataError(f"Expected a pool at {pool}, but there is no such file.")
+    potential = resolve(reference) if reference else None
+    dump = settings.dump()
+
+    def act(folder: Path) -> Outcome:
+        data = _read(pool) if potential is not None else _labelled(pool)
+        ask: Any = (
+            Revealer(data)
+            if potential is None
+            else partial(
+                label_all,
+                potential=potential,
+                store=LabelStore(out / "labels"),
+                workers=workers,
+                retries=settings.label.retries,
+                tell=tell,
+            )
+        )
+        result = distil_all(data, ask, settings, folder=folder, tell=tell)
+        return Outcome(result.summary(), result.save(folder))
+
+    stage = Stage(
+        "distil",
+        ".",
+        {
+            **{k: dump[k] for k in ("seed", "model", "train", "distil")},
+            "pool": file_digest(pool),
+            "reference": potential.fingerprint if potential else None,
+        },
+        act,
+    )
+    directory = RunDir(out)
+    with directory.locked():
+        ran = directory.execute([stage], tell)
+    summary = (directory.record(".") or {})["summary"]
+    if not ran:
+        typer.echo(f"Nothing to do: {out} holds this result already.")
+    typer.echo(
+        f"{summary['n_labels']} frames distilled ({summary['stopped']}), {summary['n_holdout']} held out: "
+        f"{out / 'distilled.extxyz'}, {out / 'model'}, {out / 'learning_curve.json'}"
+    )
+    if summary["errors"]:
+        _print_errors(summary["errors"])
+
+
+@app.command()
+def validate(
+    model: Annotated[str, typer.Argument(help="A trained model's folder, or any potential such as lammps:FILE.")],
+    reference: Annotated[str, typer.Option(help="The potential that is trusted.")],
+    element: Annotated[str, typer.Option(help="Chemical symbol of the crystals.")],
+    out: Out,
+    holdout: Annotated[Path | None, typer.Option(help="Labelled frames that were not learnt from.")] = None,
+    workers: Workers = 0,
+    overrides: Overrides = None,
+) -> None:
+    """Step 3: relax crystals with model and reference alike, and say whether they agree."""
+    from potstill import crystals
+    from potstill.backends import resolve
+    from potstill.checks import Polymorphs
+    from potstill.checks import validate as judge
+    from potstill.data import Dataset
+    from potstill.store import RunDir
+
+    v = _settings(None, overrides or [], 1).validate_
+    check = Polymorphs(
+        element, v.polymorphs, crystals.atomic_volume(element), v.force_tolerance, v.relax_steps
+    )
+    judged, judge_by = resolve(model, [element]), resolve(reference, [element])
+    held = _labelled(holdout) if holdout else Dataset()
+    with RunDir(out).locked():
+        summary, _ = judge(judged, judge_by, check, out, holdout=held, pool=Dataset(), workers=workers, tell=tell)
+    _print_polymorphs(summary["polymorphs"])
+    typer.echo(f"{out / 'validation.json'}")
+
+
+def _print_polymorphs(result: dict[str, Any]) -> None:
+    typer.echo(f"{'crystal':<8} {'E − E₀ (meV/atom)':>28} {'volume (Å³/atom)':>22}")
+    typer.echo(f"{'':<8} {'model':>9} {'reference':>10} {'diff':>7} {'model':>10} {'reference':>11}")
+    for row in result["crystals"]:
+        if row["relative_energy_error"] is None:
+            reason = row["nnp"].get("failed") or row["reference"].get("failed")
+            typer.echo(f"{row['crystal']:<8} not relaxed: {reason}")
+            continue
+        m, r = row["nnp"], row["reference"]
+        typer.echo(
+            f"{row['crystal']:<8} {m['relative_energy']:>9.1f} {r['relative_energy']:>10.1f} "
+            f"{row['relative_energy_error']:>7.1f} {m['volume']:>10.3f} {r['volume']:>11.3f}"
+        )
+    typer.echo(
+        f"ground state {'right' if result['ground_state_right'] else 'WRONG'}, "
+        f"order of stability {'right' if result['order_right'] else 'not the same'}"
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A trained model's folder, or any potential such as lammps:FILE.")],
+    data: Annotated[Path, typer.Argument(help="Labelled structures.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Errors of a potential on labelled structures."""
+    from potstill.backends import resolve
+    from potstill.checks import errors_on
+
+    errors = errors_on(resolve(model), _labelled(data)).as_dict()
+    if as_json:
+        typer.echo(json.dumps(errors, indent=1))
+    else:
+        _print_errors(errors)
+
+
+def _print_errors(errors: dict[str, Any]) -> None:
+    stress = errors["stress_rmse_gpa"]
+    typer.echo(
+        f"{errors['n_frames']} frames\n"
+        f"energy  RMSE {errors['energy_rmse_mev_per_atom']:9.3f} meV/atom   MAE {errors['energy_mae_mev_per_atom']:9.3f}\n"
+        f"forces  RMSE {errors['force_rmse_ev_per_angstrom']:9.4f} eV/Å       MAE {errors['force_mae_ev_per_angstrom']:9.4f}\n"
+        + (f"stress  RMSE {stress:9.3f} GPa" if stress is not None else "stress  not in the data")
+    )
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
+    """Write the page of a run again."""
+    from potstill.report import report as write
+
+    write(directory)
+    typer.echo(f"{directory / 'report.html'}")
+
+
+@app.command()
+def explain(
+    directory: Annotated[Path, typer.Argument(help="A run.")],
+    config: Annotated[
+        Path | None, typer.Argument(help="A configuration to compare with; the run's own where none is given.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say which stages would run again, and why."""
+    from potstill.store import RunDir
+
+    for verdict in RunDir(directory).explain(_stages_of(directory, config, overrides)):
+        state = "would run: " + "; ".join(verdict.reasons) if verdict.runs else "up to date"
+        typer.echo(f"{verdict.stage:<9} {state}")
+
+
+def _stages_of(directory: Path, config: Path | None, overrides: list[str] | None) -> list[Stage]:
+    from potstill.config import load_config
+    from potstill.errors import StoreError
+    from potstill.pipeline import stages
+
+    own = directory / "config.toml"
+    if config is None and not own.is_file():
+        raise StoreError(f"{directory} is not a run: it has no config.toml. Give the --out of `potstill run`.")
+    return stages(load_config(config or own, overrides or []), directory, tell)
+
+
+@app.command()
+def status(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
+    """Show what a run has done so far; works from another terminal while it runs."""
+    from potstill.store import LabelStore, RunDir
+
+    directory_ = RunDir(directory)
+    for stage in _stages_of(directory, None, None):
+        record = directory_.record(stage.folder)
+        if record:
+            state = f"done in {record['wall_s']:.0f} s, {record['finished']}"
+        elif (directory / stage.folder).exists():
+            state = "started"
+        else:
+            state = "not started"
+        typer.echo(f"{stage.name:<9} {state}")
+    done = len(list((directory / "1-sample" / "trajectories").glob("*.json")))
+    rounds = len(list((directory / "2-distil" / "rounds").glob("*/round.json")))
+    typer.echo(f"{done} trajectories, {len(LabelStore(directory / 'labels'))} labels, {rounds} rounds")
+    holder = directory_.holder()
+    typer.echo(f"running as process {holder}" if holder else "not running")
+
+
+@config_app.command()
+def template(
+    element: Annotated[str, typer.Option(help="Chemical symbol.")] = "Ni",
+    potential: Annotated[str, typer.Option(help="Potential that samples.")] = "lammps:NiAlH_jea.eam.alloy",
+    reference: Annotated[str, typer.Option(help="Potential that labels; empty: the same.")] = "",
+) -> None:
+    """Print a commented configuration that runs."""
+    from potstill.config import parse_config, to_toml
+
+    raw = {"sample": {"element": element, "potential": potential}, "label": {"reference": reference}}
+    typer.echo(to_toml(parse_config(raw), comments=True), nl=False)
+
+
+@config_app.command()
+def check(config: Annotated[Path, typer.Argument(help="The TOML file.")], overrides: Overrides = None) -> None:
+    """Say whether a configuration is right, potentials included."""
+    from potstill.config import load_config
+    from potstill.pipeline import stages
+
+    settings = load_config(config, overrides or [])
+    stages(settings, Path("unused"), tell)
+    s = settings.sample
+    n = len(s.atoms) * len(s.temperature) * len(s.pressure) * len(s.start)
+    typer.echo(
+        f"{config} is right: {s.element} sampled by {s.potential} in {n} trajectories, labelled by {settings.reference}, "
+        f"{settings.distil.budget} labels to learn from and {settings.distil.holdout} to judge by."
+    )
+
+
+@config_app.command("reference")
+def config_reference() -> None:
+    """List every key with its default and what it means."""
+    from potstill.config import knobs
+
+    for key, default, sentence in knobs():
+        shown = json.dumps(default, ensure_ascii=False)
+        typer.echo(f"{key} = {shown}\n    {sentence}")
+
+
+def main() -> None:
+    """Run the command line; errors of ours become one paragraph and an exit code."""
+    logging.captureWarnings(capture=True)
+    try:
+        app()
+    except PotstillError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
+        sys.exit(130)

@@ -1,0 +1,196 @@
+"""Step 2a: frames → labels, through the store, in workers, with failures as data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from potstill.data import Dataset, Failure, Frame, Labels, tensor
+from potstill.engine import each
+from potstill.errors import BackendError, ConvergenceError, DataError, PotstillError
+from potstill.protocols import Potential
+from potstill.store import LabelStore
+
+TOO_CLOSE = 0.6  # Å; no reference means anything below, and several crash
+SAY_EVERY = 10.0  # s between lines of progress
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What came of asking for labels.
+
+    Attributes
+    ----------
+    data : Dataset
+        Frames that have labels now, in the order in which they were asked for.
+    failures : tuple of Failure
+        The others.
+    computed, reused : int
+        Labels made now, and found in the store.
+    """
+
+    data: Dataset
+    failures: tuple[Failure, ...]
+    computed: int
+    reused: int
+
+
+def refuse(frame: Frame, potential: Potential) -> Failure | None:
+    """Say why a frame must not reach a worker; None where nothing speaks against it."""
+    unknown = sorted(set(frame.atoms.get_chemical_symbols()) - set(potential.elements))
+    if unknown:
+        return Failure(
+            frame.key, "element", f"the reference does not know {', '.join(unknown)}", potential.fingerprint, 0
+        )
+    from vesin import NeighborList
+
+    a = frame.atoms
+    box = a.cell.array if a.pbc.any() else np.zeros((3, 3))
+    (distances,) = NeighborList(cutoff=TOO_CLOSE, full_list=False).compute(
+        points=a.positions, box=box, periodic=a.pbc, quantities="d"
+    )
+    if len(distances):
+        nearest = float(np.min(distances))
+        message = f"two atoms are {nearest:.3f} Å apart, closer than {TOO_CLOSE} Å"
+        return Failure(frame.key, "overlap", message, potential.fingerprint, 0)
+    return None
+
+
+def compute(frame: Frame, potential: Potential, retries: int = 0) -> Labels | Failure:
+    """Label one frame here and now.
+
+    A reference that raises or returns NaN is asked again up to ``retries`` times, with a fresh calculator each time.
+    """
+    source = potential.fingerprint
+    failure: Failure | None = None
+    for attempt in range(1, retries + 2):
+        atoms = frame.atoms.copy()
+        calculator = potential.calculator()
+        atoms.calc = calculator
+        try:
+            energy = float(atoms.get_potential_energy())
+            forces = np.asarray(atoms.get_forces(), dtype=np.float64)
+            stress = tensor(atoms.get_stress()) if frame.volume is not None else None
+        except PotstillError as error:
+            reason = "not-converged" if isinstance(error, ConvergenceError) else "error"
+            failure = Failure(frame.key, reason, str(error), source, attempt)
+            continue
+        except Exception as error:  # a foreign code may raise anything; it is recorded as a failure, and told
+            failure = Failure(frame.key, "error", f"{type(error).__name__}: {error}", source, attempt)
+            continue
+        finally:
+            if hasattr(calculator, "close"):
+                calculator.close()
+        finite = np.isfinite(energy) and np.isfinite(forces).all() and (stress is None or np.isfinite(stress).all())
+        if finite and forces.shape == (frame.n_atoms, 3):
+            return Labels(energy, forces, stress, source)
+        failure = Failure(frame.key, "not-finite", "the reference returned NaN, infinity or a wrong shape", source, attempt)
+    if failure is None:
+        raise BackendError("A label was asked for with a negative number of retries.")
+    return failure
+
+
+def _work(frame: Frame, *, potential: Potential, store: LabelStore, retries: int) -> Labels | Failure:
+    """Label a frame in a worker and commit it there, so that a dying driver loses nothing."""
+    result = compute(frame, potential, retries)
+    store.put(frame, result)
+    return result
+
+
+def label(
+    frames: Sequence[Frame],
+    potential: Potential,
+    store: LabelStore,
+    *,
+    workers: int = 0,
+    retries: int = 2,
+    tell: Callable[[str], None] = lambda _line: None,
+) -> Labelled:
+    """Label frames; what the store knows is not computed again.
+
+    Parameters
+    ----------
+    frames : sequence of Frame
+        Their own labels, if any, are ignored.
+    potential : Potential
+        The reference.
+    store : LabelStore
+        Where every label goes the moment it is made.
+    workers : int
+        Processes; 0 means one a core.
+    retries : int
+        Further attempts after a failed one.
+    tell : callable
+        Gets lines of progress.
+    """
+    results: dict[str, Labels | Failure] = {}
+    wanted: list[Frame] = []
+    for frame in Dataset(frames):
+        known = store.get(frame, potential.fingerprint)
+        if known is None:
+            known = refuse(frame, potential)
+        if known is None:
+            wanted.append(frame)
+        else:
+            results[frame.key] = known
+    reused = sum(isinstance(r, Labels) for r in results.values())
+
+    def crash(frame: Frame) -> Failure:
+        message = "the worker died while it computed this frame, twice"
+        failure = Failure(frame.key, "crash", message, potential.fingerprint, 2)
+        store.put(frame, failure)
+        return failure
+
+    if wanted:
+        work = partial(_work, potential=potential, store=store, retries=retries)
+        began = said = time.monotonic()
+        for done, (frame, result) in enumerate(each(work, wanted, workers=workers, crash=crash), 1):
+            results[frame.key] = result
+            now = time.monotonic()
+            if now - said > SAY_EVERY and done < len(wanted):
+                said = now
+                rate = done / (now - began)
+                left = (len(wanted) - done) / rate
+                tell(f"label: {done}/{len(wanted)}, {3600 * rate:.0f} an hour, {left:.0f} s left")
+    failures = tuple(r for r in results.values() if isinstance(r, Failure))
+    good = Dataset(
+        f.labelled(r) for f in Dataset(frames) if isinstance(r := results[f.key], Labels)
+    )
+    tell(
+        f"label: {len(good)} labels ({len(wanted)} computed, {reused} from the store)"
+        + (f", {len(failures)} failed: {_reasons(failures)}" if failures else "")
+    )
+    return Labelled(good, failures, len(wanted), reused)
+
+
+def _reasons(failures: Sequence[Failure]) -> str:
+    count: dict[str, int] = {}
+    for f in failures:
+        count[f.reason] = count.get(f.reason, 0) + 1
+    return ", ".join(f"{n} {reason}" for reason, n in sorted(count.items()))
+
+
+class Revealer:
+    """Labels that a pool already carries, handed out only when they are asked for."""
+
+    def __init__(self, pool: Dataset) -> None:
+        self._labels = {f.key: f.labels for f in pool if f.labels is not None}
+
+    def __call__(self, frames: Sequence[Frame]) -> Labelled:
+        """Return the labels of these frames.
+
+        Raises
+        ------
+        DataError
+            If one of them has none.
+        """
+        missing = sum(f.key not in self._labels for f in frames)
+        if missing:
+            raise DataError(
+                f"{missing} of {len(frames)} chosen frames have no label in the file. Name a labeller with --reference."
+            )
+        return Labelled(Dataset(f.labelled(self._labels[f.key]) for f in frames), (), 0, len(frames))

@@ -1,0 +1,86 @@
+"""The main path: a configuration and a directory in, a proven potential and a page out. Read this file first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from potstill import crystals
+from potstill.backends import resolve
+from potstill.checks import Polymorphs, validate
+from potstill.config import Config, to_toml
+from potstill.data import Dataset, write_atomic
+from potstill.distil import distil
+from potstill.label import label
+from potstill.model import Committee
+from potstill.report import report
+from potstill.sample import sample
+from potstill.store import LabelStore, Outcome, RunDir, Stage, read_json
+
+
+def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage]:
+    """Describe a run as its stages; nothing is computed yet, but potentials must exist."""
+    element, workers, dump = config.sample.element, config.engine.workers, config.dump()
+    sampler = resolve(config.sample.potential, [element])
+    reference = resolve(config.reference, [element])
+    distilled = out / "2-distil"
+
+    def do_sample(folder: Path) -> Outcome:
+        pool, summary = sample(config.sample, sampler, seed=config.seed, folder=folder, workers=workers, tell=tell)
+        pool.save(folder / "pool.extxyz")
+        return Outcome(summary, ["pool.extxyz"])
+
+    def do_distil(folder: Path) -> Outcome:
+        store = LabelStore(out / "labels")
+        ask = partial(
+            label, potential=reference, store=store, workers=workers, retries=config.label.retries, tell=tell
+        )
+        result = distil(Dataset.load(out / "1-sample" / "pool.extxyz"), ask, config, folder=folder, tell=tell)
+        return Outcome(result.summary(), result.save(folder))
+
+    def do_validate(folder: Path) -> Outcome:
+        holdout = Dataset.load(distilled / "holdout.extxyz") if config.distil.holdout else Dataset()
+        volume = read_json(out / "1-sample" / "stage.json")["summary"]["volume_per_atom_angstrom3"]
+        v = config.validate_
+        check = Polymorphs(element, v.polymorphs, volume, v.force_tolerance, v.relax_steps)
+        committee = Committee.load(distilled / "model")
+        pool = Dataset.load(out / "1-sample" / "pool.extxyz")
+        summary, files = validate(
+            committee, reference, check, folder, holdout=holdout, pool=pool, workers=workers, tell=tell
+        )
+        return Outcome(summary, files)
+
+    def do_report(_folder: Path) -> Outcome:
+        return Outcome(report(out), ["../report.html", "../summary.json"])
+
+    crystal = {"ground_state": crystals.ground_state(element), "fingerprint": sampler.fingerprint}
+    learn = {k: dump[k] for k in ("seed", "label", "model", "train", "distil")}
+    return [
+        Stage("sample", "1-sample", {"seed": config.seed, "sample": dump["sample"], "potential": crystal}, do_sample),
+        Stage("distil", "2-distil", {**learn, "reference": reference.fingerprint}, do_distil, ("sample",)),
+        Stage(
+            "validate",
+            "3-validate",
+            {"validate": dump["validate"], "reference": reference.fingerprint},
+            do_validate,
+            ("sample", "distil"),
+        ),
+        Stage("report", "6-report", {"title": config.title}, do_report, ("sample", "distil", "validate")),
+    ]
+
+
+def run(config: Config, out: str | Path, tell: Callable[[str], None]) -> bool:
+    """Do everything that is not done yet; return whether anything was.
+
+    Raises
+    ------
+    PotstillError
+        Of the class that fits; what was finished stays, and the same call goes on from there.
+    """
+    out = Path(out)
+    plan = stages(config, out, tell)
+    directory = RunDir(out)
+    with directory.locked():
+        write_atomic(out / "config.toml", to_toml(config).encode())
+        return directory.execute(plan, tell)

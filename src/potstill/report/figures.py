@@ -1,0 +1,139 @@
+"""The figures, as SVG that follows the page's colours and needs nothing from outside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# Okabe & Ito's palette: told apart by colour-blind readers, on white as on black.
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8a8a8a"
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+}
+
+
+class Figure:
+    """A matplotlib figure that ends as inline SVG.
+
+    Parameters
+    ----------
+    name : str
+        Makes the identifiers inside the SVG its own, and the same at every writing.
+    n : int
+        Panels side by side.
+    """
+
+    def __init__(self, name: str, n: int = 1, size: tuple[float, float] = (4.4, 3.3)) -> None:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure as Canvas
+
+        self._rc = mpl.rc_context({**_STYLE, "svg.hashsalt": f"potstill-{name}"})
+        self._rc.__enter__()
+        self.figure = Canvas(figsize=(size[0] * n, size[1]), layout="constrained")
+        self.axes = np.atleast_1d(self.figure.subplots(1, n))
+
+    def svg(self) -> str:
+        """Return the markup."""
+        text = io.StringIO()
+        self.figure.savefig(text, format="svg", transparent=True, dpi=160, metadata={"Date": None, "Creator": None})
+        self._rc.__exit__(None, None, None)
+        markup = text.getvalue()
+        return markup[markup.index("<svg") :].replace(INK, "currentColor")
+
+
+def coverage(points: Mapping[str, Any], distilled: set[str]) -> str:
+    """Energy against volume of the pool, by temperature, with the distilled frames ringed."""
+    f = Figure("coverage", size=(6.6, 4.0))
+    ax = f.axes[0]
+    v = np.array(points["volume_per_atom"], dtype=float)
+    e = np.array(points["energy_per_atom"], dtype=float)
+    t = np.array([np.nan if x is None else x for x in points["temperature"]], dtype=float)
+    shown = ax.scatter(v, e, c=t, s=7, cmap="viridis", alpha=0.6, linewidths=0, rasterized=True)
+    chosen = np.array([k in distilled for k in points["key"]])
+    ax.scatter(v[chosen], e[chosen], s=34, facecolors="none", edgecolors=RED, linewidths=1.1, label="distilled")
+    if np.isfinite(t).any():
+        f.figure.colorbar(shown, ax=ax, label="temperature (K)")
+    ax.set_xlabel("volume (Å³/atom)")
+    ax.set_ylabel("energy by the model (eV/atom)")
+    ax.legend(loc="upper left")
+    return f.svg()
+
+
+def learning_curve(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Errors on the hold-out against the number of labels."""
+    f = Figure("learning", 2)
+    n = [r["n_labels"] for r in rounds]
+    for ax, key, unit, factor, colour in (
+        (f.axes[0], "energy_rmse_mev_per_atom", "energy RMSE (meV/atom)", 1, BLUE),
+        (f.axes[1], "force_rmse_ev_per_angstrom", "force RMSE (meV/Å)", 1e3, ORANGE),
+    ):
+        values = [factor * r["errors"][key] for r in rounds]
+        ax.plot(n, values, "o-", color=colour)
+        for x, y in zip(n, values, strict=True):
+            ax.annotate(f"{y:.2g}", (x, y), textcoords="offset points", xytext=(4, 6), fontsize=9)
+        ax.set_xlabel("labels learnt from")
+        ax.set_ylabel(unit)
+        ax.set_ylim(0, 1.2 * max(values))
+        ax.set_xlim(0, 1.1 * max(n))
+    return f.svg()
+
+
+def parity(points: Mapping[str, Any]) -> str:
+    """Model against reference on the hold-out: energies, forces, stresses."""
+    panels = [("energy_ev_per_atom", "energy (eV/atom)", BLUE), ("force_ev_per_angstrom", "force component (eV/Å)", ORANGE)]
+    if points["stress_gpa"][0]:
+        panels.append(("stress_gpa", "stress component (GPa)", GREEN))
+    f = Figure("parity", len(panels), (3.5, 3.3))
+    for ax, (key, label, colour) in zip(f.axes, panels, strict=True):
+        x, y = (np.array(values) for values in points[key])
+        low, high = min(x.min(), y.min()), max(x.max(), y.max())
+        ax.plot([low, high], [low, high], color=GREY, lw=1, zorder=0)
+        ax.scatter(x, y, s=8, color=colour, alpha=0.4, linewidths=0, rasterized=True)
+        ax.set_title(label)
+        ax.set_xlabel("reference")
+        ax.set_ylabel("model")
+        ax.set_aspect("equal", "box")
+    return f.svg()
+
+
+def polymorphs(rows: Sequence[Mapping[str, Any]], ground: str) -> str:
+    """Energies of the crystals relative to the ground state, and the errors of energy and volume."""
+    rows = [r for r in rows if r["relative_energy_error"] is not None]
+    names = [r["crystal"] for r in rows]
+    at = np.arange(len(rows))
+    f = Figure("polymorphs", 3, (3.7, 3.4))
+    ax = f.axes[0]
+    ax.plot(at - 0.12, [r["reference"]["relative_energy"] for r in rows], "s", color=BLUE, label="reference")
+    ax.plot(at + 0.12, [r["nnp"]["relative_energy"] for r in rows], "o", color=RED, label="model")
+    ax.set_yscale("symlog", linthresh=20)
+    ax.set_ylabel(f"energy above {ground} (meV/atom)")
+    ax.legend(loc="upper left")
+    for ax, values, label in (
+        (f.axes[1], [r["relative_energy_error"] for r in rows], "energy error (meV/atom)"),
+        (f.axes[2], [r["volume_error_percent"] for r in rows], "volume error (%)"),
+    ):
+        ax.bar(at, values, color=GREY, width=0.6)
+        ax.axhline(0, color=INK, lw=0.8)
+        ax.set_ylabel(label)
+    f.axes[1].set_yscale("symlog", linthresh=20)
+    for ax in f.axes:
+        ax.set_xticks(at, names, rotation=45, ha="right")
+    return f.svg()

@@ -1,0 +1,185 @@
+"""The page: gather the numbers, write them as JSON, and set them in the template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from potstill.data import Dataset, write_atomic
+from potstill.errors import StoreError
+from potstill.report import figures
+from potstill.store import LabelStore, RunDir, read_json, write_json
+
+STAGES = {"sample": "1-sample", "distil": "2-distil", "validate": "3-validate"}
+
+
+def gather(out: Path) -> dict[str, Any]:
+    """Collect every number of the page from a finished run.
+
+    Raises
+    ------
+    StoreError
+        If a stage has not finished.
+    """
+    directory = RunDir(out)
+    records: dict[str, Any] = {}
+    for stage, folder in STAGES.items():
+        record = directory.record(folder)
+        if record is None:
+            raise StoreError(f"{out} has no finished stage '{stage}' yet. `potstill run` goes on from where it stopped.")
+        records[stage] = record
+    validation = read_json(out / "3-validate" / "validation.json")
+    curve = read_json(out / "2-distil" / "learning_curve.json")
+    sampled, distilled = records["sample"]["summary"], records["distil"]["summary"]
+    labels = len(LabelStore(out / "labels"))
+    summary: dict[str, Any] = {
+        "element": validation["element"],
+        "reference": validation["reference"],
+        "sample": {**sampled, "settings": records["sample"]["settings"]["sample"]},
+        "distil": {**distilled, "curve": curve["rounds"], "settings": records["distil"]["settings"]["distil"]},
+        "labels_total": labels,
+        "labels_share_of_pool": distilled["n_labels"] / sampled["n_frames"],
+        "validate": validation,
+        "failures": read_json(out / "2-distil" / "failures.json"),
+        "cost": {
+            name: {"wall_s": r["wall_s"], "cpu_s": r["cpu_s"], "finished": r["finished"]} for name, r in records.items()
+        },
+        "versions": records["validate"]["versions"],
+        "command": " ".join(records["sample"]["command"]),
+        "config": (out / "config.toml").read_text(encoding="utf-8"),
+        "seed": records["sample"]["settings"]["seed"],
+    }
+    summary["verdict"] = _verdict(validation)
+    summary["headline"] = _headline(summary)
+    summary["next"] = _next(summary)
+    return summary
+
+
+def _verdict(validation: dict[str, Any]) -> list[dict[str, Any]]:
+    """One line a finding, passed or not: the stated tolerance decides."""
+    p = validation["polymorphs"]
+    lines: list[dict[str, Any]] = [
+        {
+            "check": "ground state",
+            "passed": p["ground_state_right"],
+            "text": f"the model's most stable crystal is {p['order_nnp'][0] if p['order_nnp'] else 'none'}, "
+            f"the reference's {p['order_reference'][0] if p['order_reference'] else 'none'}",
+        },
+        {
+            "check": "order of stability",
+            "passed": p["order_right"],
+            "text": f"model {' < '.join(p['order_nnp'])}; reference {' < '.join(p['order_reference'])}",
+        },
+    ]
+    for row in p["crystals"]:
+        error = row["relative_energy_error"]
+        if row["crystal"] == p["relative_to"]:
+            continue
+        if error is None:
+            failed = row["nnp"].get("failed") or row["reference"].get("failed")
+            lines.append({"check": row["crystal"], "passed": False, "text": f"not relaxed: {failed}"})
+        else:
+            lines.append(
+                {
+                    "check": row["crystal"],
+                    "passed": abs(error) <= p["tolerance_mev_per_atom"],
+                    "text": f"{row['nnp']['relative_energy']:.1f} meV/atom above {p['relative_to']}, reference "
+                    f"{row['reference']['relative_energy']:.1f}, difference {error:+.1f} "
+                    f"(tolerance {p['tolerance_mev_per_atom']:g})",
+                }
+            )
+    return lines
+
+
+def _headline(summary: dict[str, Any]) -> list[str]:
+    errors = summary["distil"]["errors"]
+    share = 100 * summary["labels_share_of_pool"]
+    lines = [
+        f"{summary['distil']['n_labels']} of {summary['sample']['n_frames']} configurations of {summary['element']} kept "
+        f"({share:.1f} %); {summary['labels_total']} labels were asked for in all, {summary['distil']['n_holdout']} of them "
+        "to judge by."
+    ]
+    if errors:
+        lines.append(
+            f"On {errors['n_frames']} frames of other trajectories: {errors['energy_rmse_mev_per_atom']:.2f} meV/atom and "
+            f"{1e3 * errors['force_rmse_ev_per_angstrom']:.1f} meV/Å (root mean square)."
+        )
+    p = summary["validate"]["polymorphs"]
+    by_name = {r["crystal"]: r["relative_energy_error"] for r in p["crystals"]}
+    told = ", ".join(
+        f"{name} {error:+.1f}" for name, error in by_name.items() if error is not None and name != p["relative_to"]
+    )
+    lines.append(
+        f"Crystals that were not in the data, energy above {p['relative_to']} against the reference's (meV/atom): {told}."
+    )
+    return lines
+
+
+def _next(summary: dict[str, Any]) -> list[str]:
+    """Each finding with its remedy."""
+    advice = []
+    if summary["sample"]["stopped_early"]:
+        n = len(summary["sample"]["stopped_early"])
+        advice.append(f"{n} trajectories stopped early: lower the highest sample.temperature or raise the lowest pressure.")
+    if summary["failures"]:
+        advice.append(f"{len(summary['failures'])} labels failed; their reasons are listed below.")
+    missed = [line["check"] for line in summary["verdict"] if not line["passed"] and line["check"] in _crystals(summary)]
+    if missed:
+        advice.append(
+            f"{', '.join(missed)} are outside the tolerance. More labels of the same pool mend this little, because the pool "
+            "holds no such crystal: add configurations like them to the pool, or do not use the potential there."
+        )
+    curve = summary["distil"]["curve"]
+    if len(curve) > 1 and curve[-1]["errors"]:
+        before, after = (r["errors"]["force_rmse_ev_per_angstrom"] for r in curve[-2:])
+        if after < 0.85 * before:
+            advice.append("The force error was still falling in the last round: a larger distil.budget would lower it.")
+        else:
+            advice.append("The force error hardly fell in the last round: more labels of this pool would gain little.")
+    return advice
+
+
+def _crystals(summary: dict[str, Any]) -> set[str]:
+    return {row["crystal"] for row in summary["validate"]["polymorphs"]["crystals"]}
+
+
+def draw(out: Path, summary: dict[str, Any]) -> dict[str, str]:
+    """Return the figures of a finished run as SVG markup by name."""
+    made = {
+        "polymorphs": figures.polymorphs(
+            summary["validate"]["polymorphs"]["crystals"], str(summary["validate"]["polymorphs"]["relative_to"])
+        )
+    }
+    folder = out / "3-validate"
+    if (folder / "coverage.json").exists():
+        distilled = set(Dataset.load(out / "2-distil" / "distilled.extxyz").keys)
+        made["coverage"] = figures.coverage(read_json(folder / "coverage.json"), distilled)
+    if (folder / "parity.json").exists():
+        made["parity"] = figures.parity(read_json(folder / "parity.json"))
+    if all(r["errors"] for r in summary["distil"]["curve"]):
+        made["learning"] = figures.learning_curve(summary["distil"]["curve"])
+    return made
+
+
+def report(out: str | Path) -> dict[str, Any]:
+    """Write ``report.html`` and ``summary.json`` into a run directory.
+
+    Returns
+    -------
+    dict
+        What ``summary.json`` holds.
+
+    Raises
+    ------
+    StoreError
+        If the run has not finished validation.
+    """
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    out = Path(out)
+    summary = gather(out)
+    environment = Environment(loader=PackageLoader("potstill.report", "."), autoescape=select_autoescape())
+    page = environment.get_template("page.html").render(s=summary, figures=draw(out, summary))
+    write_json(out / "summary.json", summary)
+    write_atomic(out / "report.html", page.encode())
+    return {"headline": summary["headline"], "verdict": summary["verdict"]}
