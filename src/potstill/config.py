@@ -90,12 +90,12 @@ class TrainConfig(Section):
     members: int = Field(4, description="Networks in the committee.", ge=1, le=64)
     steps: int = Field(4_000, description="Optimiser steps of a full training.", ge=0)
     batch: int = Field(16, description="Frames of 32 atoms in a batch; larger frames count for more.", ge=1)
-    learning_rate: float = Field(0.003, description="Peak of the cosine schedule.", gt=0)
+    learning_rate: float = Field(0.005, description="Peak of the cosine schedule.", gt=0)
     energy_scale: float = Field(
-        0.003, description="eV/atom. An energy error of this size costs as much as the next two.", gt=0
+        0.004, description="eV/atom. An energy error of this size costs as much as the next two.", gt=0
     )
     force_scale: float = Field(0.05, description="eV/Å. A force error of this size.", gt=0)
-    virial_scale: float = Field(0.01, description="eV/atom. A virial error (stress × volume) of this size.", gt=0)
+    virial_scale: float = Field(0.03, description="eV/atom. A virial error (stress × volume) of this size.", gt=0)
     robust: float = Field(
         10.0, description="Residuals beyond this many scales count linearly, not squared: one bad label spoils nothing.", gt=0
     )

@@ -294,16 +294,20 @@ class Dataset(Sequence[Frame]):
                 f"A split by {by} needs at least two of them, but the data have {len(names)}. Give a separate "
                 "validation file, or more data."
             )
-        size = {name: 0 for name in names}
-        for name in groups:
+        size = dict.fromkeys(names, 0)
+        heat = dict.fromkeys(names, 0.0)
+        for name, frame in zip(groups, self, strict=True):
             size[name] += 1
-        held: set[str] = set()
-        count, wanted = 0, fraction * len(self)
-        for k in rng.permutation(len(names)):
-            if count >= wanted or len(held) == len(names) - 1:
-                break
-            held.add(names[k])
-            count += size[names[k]]
+            heat[name] += frame.origin.temperature or 0.0
+        ladder = sorted(names, key=lambda name: heat[name] / size[name])
+        # Systematic sampling: every 1/fraction-th trajectory along the ladder of temperatures, from a random start.
+        counted = np.cumsum([0] + [size[name] for name in ladder]) * fraction * len(ladder) / len(self)
+        slots = np.floor(counted + rng.random())
+        held = {name for name, low, high in zip(ladder, slots[:-1], slots[1:], strict=True) if high > low}
+        spare = ladder[int(rng.integers(len(ladder)))]
+        held = held or {spare}
+        if len(held) == len(names):
+            held.discard(spare)
         inside = [name in held for name in groups]
         return (
             Dataset(f for f, h in zip(self, inside, strict=True) if not h),

@@ -196,7 +196,7 @@ class Whitening:
     mean: Array
     matrix: Array
 
-    FLOOR = 1e-6
+    FLOOR = 1e-3  # smooth features first: 1e-6 costs a quarter of the accuracy at 100 frames, and gains none at 800
 
     @classmethod
     def fit(cls, descriptor: Descriptor, frames: Iterable[Frame]) -> Whitening:

@@ -1,0 +1,54 @@
+"""What several test files share: where things lie, a few frames of nickel, and how hypothesis behaves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from hypothesis import settings
+
+from potstill.data import Dataset, Frame, Origin
+
+settings.register_profile("potstill", deadline=None, max_examples=50, database=None)
+settings.load_profile("potstill")
+
+_REPO = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """Root of the checkout."""
+    return _REPO
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real data, which is optional everywhere."""
+    folder = (_REPO / ".." / "shared" / "data").resolve()
+    if not folder.is_dir():
+        pytest.skip(f"the shared real data are not at {folder}")
+    return folder
+
+
+@pytest.fixture
+def nickel() -> Callable[..., Dataset]:
+    """Maker of n shaken four-atom fcc cells, no two alike, dealt to trajectories block by block."""
+
+    def make(n: int = 4, *, trajectories: int = 1, seed: int = 0, element: str = "Ni") -> Dataset:
+        rng = np.random.default_rng(seed)
+        frames = []
+        for k in range(n):
+            atoms = bulk(element, "fcc", a=3.52, cubic=True)
+            atoms.positions += rng.normal(0.0, 0.08, atoms.positions.shape)
+            t = k * trajectories // n
+            frames.append(Frame.of(atoms, Origin("npt", f"run-{t}", 300.0 + 100.0 * t, 0.0, k)))
+        return Dataset(frames)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def nickel_frame() -> Frame:
+    """One four-atom fcc cell."""
+    return Frame.of(bulk("Ni", "fcc", a=3.52, cubic=True))
