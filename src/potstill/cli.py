@@ -91,7 +91,7 @@ def sample(
     seed: Seed = 1,
     workers: Workers = 0,
 ) -> None:
-    """Step 1: make a pool of configurations by molecular dynamics. --out is a folder, or a file that ends in .extxyz."""
+    """Step 1: make a pool of configurations by molecular dynamics. --out is a folder or an .extxyz file."""
     from potstill.backends import resolve
     from potstill.sample import sample as make_pool
     from potstill.store import RunDir
@@ -140,13 +140,23 @@ def label(
     data = _read(file)
     with RunDir(out).locked():
         result = label_all(
-            list(data), resolve(reference), LabelStore(out / "labels"), workers=workers, retries=retries, tell=tell
+            list(data),
+            resolve(reference),
+            LabelStore(out / "labels"),
+            workers=workers,
+            retries=retries,
+            tell=tell,
         )
         Dataset(result.data).save(out / "labelled.extxyz")
         write_json(
             out / "failures.json",
             [
-                {"frame": f.frame, "index": data.keys.index(f.frame), "reason": f.reason, "message": f.message}
+                {
+                    "frame": f.frame,
+                    "index": data.keys.index(f.frame),
+                    "reason": f.reason,
+                    "message": f.message,
+                }
                 for f in result.failures
             ],
         )
@@ -180,8 +190,8 @@ def _labelled(path: Path) -> Dataset:
     labelled = data.only_labelled()
     if not len(labelled):
         raise DataError(
-            f"{path}: expected labelled frames (energy and forces), but none of the {len(data)} frames has both. Label them "
-            "with `potstill label`, or rename the keys to energy and forces."
+            f"{path}: expected labelled frames (energy and forces), but none of the {len(data)} frames has both. Label "
+            "them with `potstill label`, or rename the keys to energy and forces."
         )
     if len(labelled) < len(data):
         tell(f"read: {len(data) - len(labelled)} frames of {path} have no labels and are left out")
@@ -233,7 +243,8 @@ def distil(
     out: Out,
     selector: Annotated[str, typer.Option(help="How frames are chosen: random, fps, committee.")] = "committee",
     reference: Annotated[
-        str | None, typer.Option(help="Labeller, such as lammps:FILE; without it the file's own labels are revealed.")
+        str | None,
+        typer.Option(help="Labeller, such as lammps:FILE; without it the file's own labels are revealed."),
     ] = None,
     seed: Seed = 1,
     workers: Workers = 0,
@@ -317,9 +328,7 @@ def validate(
     from potstill.store import RunDir
 
     v = _settings(None, overrides or [], 1).validate_
-    check = Polymorphs(
-        element, v.polymorphs, crystals.atomic_volume(element), v.force_tolerance, v.relax_steps
-    )
+    check = Polymorphs(element, v.polymorphs, crystals.atomic_volume(element), v.force_tolerance, v.relax_steps)
     judged, judge_by = resolve(model, [element]), resolve(reference, [element])
     held = _labelled(holdout) if holdout else Dataset()
     with RunDir(out).locked():
@@ -365,11 +374,15 @@ def evaluate(
 
 
 def _print_errors(errors: dict[str, Any]) -> None:
-    stress = errors["stress_rmse_gpa"]
+    energy, force, stress = (
+        (errors["energy_rmse_mev_per_atom"], errors["energy_mae_mev_per_atom"]),
+        (errors["force_rmse_ev_per_angstrom"], errors["force_mae_ev_per_angstrom"]),
+        errors["stress_rmse_gpa"],
+    )
     typer.echo(
         f"{errors['n_frames']} frames\n"
-        f"energy  RMSE {errors['energy_rmse_mev_per_atom']:9.3f} meV/atom   MAE {errors['energy_mae_mev_per_atom']:9.3f}\n"
-        f"forces  RMSE {errors['force_rmse_ev_per_angstrom']:9.4f} eV/Å       MAE {errors['force_mae_ev_per_angstrom']:9.4f}\n"
+        f"energy  RMSE {energy[0]:9.3f} meV/atom   MAE {energy[1]:9.3f}\n"
+        f"forces  RMSE {force[0]:9.4f} eV/Å       MAE {force[1]:9.4f}\n"
         + (f"stress  RMSE {stress:9.3f} GPa" if stress is not None else "stress  not in the data")
     )
 
@@ -387,7 +400,8 @@ def report(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
 def explain(
     directory: Annotated[Path, typer.Argument(help="A run.")],
     config: Annotated[
-        Path | None, typer.Argument(help="A configuration to compare with; the run's own where none is given.")
+        Path | None,
+        typer.Argument(help="A configuration to compare with; the run's own where none is given."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -455,9 +469,10 @@ def check(config: Annotated[Path, typer.Argument(help="The TOML file.")], overri
     stages(settings, Path("unused"), tell)
     s = settings.sample
     n = len(s.atoms) * len(s.temperature) * len(s.pressure) * len(s.start)
+    d = settings.distil
     typer.echo(
-        f"{config} is right: {s.element} sampled by {s.potential} in {n} trajectories, labelled by {settings.reference}, "
-        f"{settings.distil.budget} labels to learn from and {settings.distil.holdout} to judge by."
+        f"{config} is right: {s.element} sampled by {s.potential} in {n} trajectories, labelled by "
+        f"{settings.reference}, {d.budget} labels to learn from and {d.holdout} to judge by."
     )
 
 
@@ -482,3 +497,7 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from potstill.errors import ConfigError
 
@@ -24,7 +32,16 @@ Pressure = Annotated[float, Field(ge=-50, le=1_000)]
 class Section(BaseModel):
     """Base of the sections: frozen, and no key that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_quiet_conversion(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what pydantic would turn into a number without a word: true into 1, and "4" into 4."""
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        if wanted in (int, float) and isinstance(value, (bool, str)):
+            raise ValueError("expected a number")
+        return value
 
 
 class SampleConfig(Section):
@@ -53,7 +70,9 @@ class SampleConfig(Section):
         (0.0, 15.0, 40.0), description="GPa. Rungs of the pressure ladder.", min_length=1
     )
     start: tuple[Literal["crystal", "melt"], ...] = Field(
-        ("crystal", "melt"), description="Where each rung begins: the crystal, or the crystal molten first.", min_length=1
+        ("crystal", "melt"),
+        description="Where each rung begins: the crystal, or the crystal molten first.",
+        min_length=1,
     )
     steps: int = Field(10_000, description="MD steps of production on each rung.", ge=1)
     equilibration: int = Field(2_000, description="MD steps before production on each rung.", ge=0)
@@ -66,7 +85,8 @@ class LabelConfig(Section):
     """Step 2a: the reference that says energy, forces and stress."""
 
     reference: str = Field(
-        "", description="Potential that labels; empty means the same one that samples. Written like sample.potential."
+        "",
+        description="Potential that labels; empty means the same one that samples. Written like sample.potential.",
     )
     retries: int = Field(2, description="How often a failed label is tried again before it is kept as a failure.", ge=0)
 
@@ -76,8 +96,12 @@ class ModelConfig(Section):
 
     cutoff: float = Field(6.0, description="Å. Reach of the radial functions.", gt=1, le=20)
     angular_cutoff: float = Field(5.5, description="Å. Reach of the power spectrum.", gt=1, le=20)
-    n_radial: int = Field(12, description="Radial functions of the two-body part, for each neighbour element.", ge=1, le=64)
-    n_angular: int = Field(6, description="Radial functions of the power spectrum, for each neighbour element.", ge=1, le=16)
+    n_radial: int = Field(
+        12, description="Radial functions of the two-body part, for each neighbour element.", ge=1, le=64
+    )
+    n_angular: int = Field(
+        6, description="Radial functions of the power spectrum, for each neighbour element.", ge=1, le=16
+    )
     l_max: int = Field(4, description="Highest angular momentum of the power spectrum.", ge=0, le=6)
     hidden: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
         (64, 64), description="Widths of the hidden layers.", min_length=1
@@ -97,7 +121,9 @@ class TrainConfig(Section):
     force_scale: float = Field(0.05, description="eV/Å. A force error of this size.", gt=0)
     virial_scale: float = Field(0.03, description="eV/atom. A virial error (stress × volume) of this size.", gt=0)
     robust: float = Field(
-        10.0, description="Residuals beyond this many scales count linearly, not squared: one bad label spoils nothing.", gt=0
+        10.0,
+        description="Residuals beyond this many scales count linearly, not squared: one bad label spoils nothing.",
+        gt=0,
     )
 
 
@@ -106,20 +132,29 @@ class DistilConfig(Section):
 
     budget: int = Field(200, description="Labels to learn from.", ge=1)
     holdout: int = Field(
-        100, description="Labels to judge by, from trajectories that are never learnt from. Bought beside the budget.", ge=0
+        100,
+        description="Labels to judge by, from trajectories that are never learnt from. Bought beside the budget.",
+        ge=0,
     )
     holdout_fraction: float = Field(
-        0.15, description="Share of the pool's frames whose trajectories are kept for the hold-out.", gt=0, lt=1
+        0.15,
+        description="Share of the pool's frames whose trajectories are kept for the hold-out.",
+        gt=0,
+        lt=1,
     )
     selector: Literal["random", "fps", "committee"] = Field("committee", description="How frames are chosen.")
     initial: int = Field(25, description="Labels of the first round, chosen without a model.", ge=1)
     growth: float = Field(2.0, description="Factor by which the set grows from round to round.", gt=1, le=100)
     candidates: int = Field(
-        5_000, description="Frames of the pool that a round looks at; a random part where the pool is larger.", ge=10
+        5_000,
+        description="Frames of the pool that a round looks at; a random part where the pool is larger.",
+        ge=10,
     )
     round_steps: int = Field(1_000, description="Optimiser steps of a round; the last one trains in full.", ge=0)
     target_force: float = Field(
-        0.0, description="eV/Å. Stop once the hold-out's force error is below this; 0 never stops early.", ge=0
+        0.0,
+        description="eV/Å. Stop once the hold-out's force error is below this; 0 never stops early.",
+        ge=0,
     )
 
 
@@ -156,14 +191,12 @@ class Config(Section):
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
     engine: EngineConfig = EngineConfig()
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if self.distil.initial > self.distil.budget:
-            raise ValueError(
-                f"distil.initial is {self.distil.initial}, more than distil.budget, {self.distil.budget}"
-            )
+            raise ValueError(f"distil.initial is {self.distil.initial}, more than distil.budget, {self.distil.budget}")
         if self.sample.stride > self.sample.steps:
             raise ValueError(
                 f"sample.stride is {self.sample.stride}, more than sample.steps, {self.sample.steps}: no frame is kept"
@@ -223,6 +256,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} could not be read: {error}.") from None
     apply_overrides(raw, overrides)
     return parse_config(raw, str(path))
 
@@ -339,4 +374,4 @@ def _toml_value(value: Any) -> str:
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

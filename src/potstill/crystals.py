@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-def _from_fractions(
-    cell: list[list[float]], scaled: list[tuple[float, float, float]]
-) -> Callable[[str, float], Atoms]:
+def _from_fractions(cell: list[list[float]], scaled: list[tuple[float, float, float]]) -> Callable[[str, float], Atoms]:
     """Return a builder that scales a shape to a given volume per atom."""
 
     def build(element: str, volume: float) -> Atoms:
@@ -37,7 +35,7 @@ def _close_packed(sequence: str) -> Callable[[str, float], Atoms]:
     """Stack close-packed layers with the ideal spacing, e.g. ABC for fcc, ABAC for dhcp (hexagonal cell)."""
     site = {"A": (0.0, 0.0), "B": (1 / 3, 2 / 3), "C": (2 / 3, 1 / 3)}
     n = len(sequence)
-    cell = [[1, 0, 0], [-0.5, math.sqrt(0.75), 0], [0, 0, n * math.sqrt(2 / 3)]]
+    cell = [[1.0, 0.0, 0.0], [-0.5, math.sqrt(0.75), 0.0], [0.0, 0.0, n * math.sqrt(2 / 3)]]
     return _from_fractions(cell, [(*site[layer], k / n) for k, layer in enumerate(sequence)])
 
 

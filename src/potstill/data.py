@@ -12,11 +12,14 @@ import gzip
 import hashlib
 import io
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, overload
+from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -267,9 +270,7 @@ class Dataset(Sequence[Frame]):
         """Return the frames whose key is not in ``other``."""
         return Dataset(f for f in self if f not in other)
 
-    def split(
-        self, fraction: float, *, rng: np.random.Generator, by: str = "trajectory"
-    ) -> tuple[Dataset, Dataset]:
+    def split(self, fraction: float, *, rng: np.random.Generator, by: str = "trajectory") -> tuple[Dataset, Dataset]:
         """Split into (rest, held out) with about ``fraction`` of the frames held out.
 
         Parameters
@@ -287,6 +288,8 @@ class Dataset(Sequence[Frame]):
         DataError
             If there are fewer than two trajectories (or frames) to split.
         """
+        if by not in ("trajectory", "frame"):
+            raise DataError(f"A split is by 'trajectory' or by 'frame', not by {by!r}.")
         groups = [f.origin.trajectory if by == "trajectory" else f.key for f in self]
         names = list(dict.fromkeys(groups))
         if len(names) < 2:
@@ -301,7 +304,7 @@ class Dataset(Sequence[Frame]):
             heat[name] += frame.origin.temperature or 0.0
         ladder = sorted(names, key=lambda name: heat[name] / size[name])
         # Systematic sampling: every 1/fraction-th trajectory along the ladder of temperatures, from a random start.
-        counted = np.cumsum([0] + [size[name] for name in ladder]) * fraction * len(ladder) / len(self)
+        counted = np.arange(len(ladder) + 1) * fraction
         slots = np.floor(counted + rng.random())
         held = {name for name, low, high in zip(ladder, slots[:-1], slots[1:], strict=True) if high > low}
         spare = ladder[int(rng.integers(len(ladder)))]
@@ -347,14 +350,26 @@ def write_atomic(path: Path, payload: bytes) -> None:
         raise
 
 
+# ASE's reader turns `007`, `1e3` or `T` into numbers and truth values; names that could be taken so are escaped.
+_PLAIN_NAME = re.compile(r"[A-Za-z]+[-_#.][\w.#+/-]*", re.ASCII)
+_ESCAPED = "id:"
+
+
+def _written_name(name: str) -> str:
+    return name if _PLAIN_NAME.fullmatch(name) else _ESCAPED + quote(name)
+
+
+def _read_name(text: str) -> str:
+    return unquote(text.removeprefix(_ESCAPED)) if text.startswith(_ESCAPED) else text
+
+
 def _to_ase(frame: Frame) -> Atoms:
     from ase.calculators.singlepoint import SinglePointCalculator
 
     atoms = frame.atoms.copy()
     o = frame.origin
     atoms.info["origin"] = o.kind
-    if o.trajectory:
-        atoms.info["trajectory"] = o.trajectory
+    atoms.info["trajectory"] = _written_name(o.trajectory)
     for name, value in (("temperature_K", o.temperature), ("pressure_GPa", o.pressure), ("step", o.step)):
         if value is not None:
             atoms.info[name] = value
@@ -376,6 +391,14 @@ class LabelKeys:
     stress: str | None = None
     ignored: tuple[str, ...] = ()
 
+    def completes(self, other: LabelKeys) -> bool:
+        """Whether this, from a later frame, names what ``other`` had to leave open."""
+        if self.energy is None or self.forces is None:
+            return False
+        if other.energy is None or other.forces is None:
+            return True
+        return other.stress is None and (self.energy, self.forces) == (other.energy, other.forces)
+
     def __str__(self) -> str:
         if self.energy is None and self.forces is None:
             text = "no labels"
@@ -390,7 +413,16 @@ class LabelKeys:
 
 
 # Families in the order of trust: a prefix says "this is the reference", a bare name may be anyone's.
-_ENERGY = ("REF_energy", "ref_energy", "DFT_energy", "dft_energy", "energy", "Energy", "energy_dft", "total_energy")
+_ENERGY = (
+    "REF_energy",
+    "ref_energy",
+    "DFT_energy",
+    "dft_energy",
+    "energy",
+    "Energy",
+    "energy_dft",
+    "total_energy",
+)
 _FORCES = ("REF_forces", "ref_forces", "DFT_forces", "dft_forces", "forces", "force", "Forces", "forces_dft")
 _STRESS = (
     "REF_stress",
@@ -469,6 +501,8 @@ def _labels(atoms: Atoms, keys: LabelKeys, source: str) -> Labels | None:
             raise DataError(f"'{keys.stress}' should hold six or nine numbers, but it holds {value.size}.")
         stress = tensor(value)
         if "virial" in keys.stress:  # virial = −V σ
+            if not atoms.pbc.all():
+                raise DataError(f"'{keys.stress}' needs a cell that is periodic in all directions.")
             stress = -stress / atoms.get_volume()
     if not (np.isfinite(energy) and np.isfinite(forces).all() and (stress is None or np.isfinite(stress).all())):
         raise DataError("A label is NaN or infinite. Remove the frame, or its label.")
@@ -481,12 +515,15 @@ def _origin(atoms: Atoms, fallback: Origin) -> Origin:
         return fallback
 
     def number(name: str) -> float | None:
-        return float(info[name]) if name in info else None
+        try:
+            return float(info[name]) if name in info else None
+        except (TypeError, ValueError):
+            raise DataError(f"{name} should be a number, but reads {info[name]!r}.") from None
 
-    step = info.get("step")
+    step = number("step")
     return Origin(
         str(info.get("origin", "file")),
-        str(info["trajectory"]),
+        _read_name(str(info["trajectory"])),
         number("temperature_K"),
         number("pressure_GPa"),
         None if step is None else int(step),
@@ -519,15 +556,18 @@ def read_frames(path: str | os.PathLike[str]) -> tuple[list[Frame], LabelKeys]:
         raise DataError(f"Expected a structure file at {path}, but there is none.")
     frames: list[Frame] = []
     keys: LabelKeys | None = None
-    index = -1
+    index = 0
     try:
-        for index, atoms in enumerate(_iterate(path)):
+        for atoms in _iterate(path):
             here = detect_label_keys(atoms)
-            if keys is None or (keys.energy is None and here.energy is not None):
+            if keys is None or here.completes(keys):
                 keys = here
             fallback = Origin("file", f"{path.name}#{index // BLOCK}", step=index)
             labels = _labels(atoms, keys, f"file:{path.name}")
             frames.append(Frame.of(atoms, _origin(atoms, fallback), labels))
+            index += 1
+    except (EOFError, OSError, zlib.error) as error:  # a compressed file that is cut off, or none
+        raise DataError(f"{path}, frame {index} (counted from 0): the file could not be read: {error}.") from None
     except DataError as error:
         raise DataError(f"{path}, frame {index} (counted from 0): {error}") from None
     if keys is None:
@@ -589,16 +629,26 @@ def _iterate_extxyz(handle: TextIO, path: Path) -> Iterator[Atoms]:
                 )
             line_number += 1
             block.append(line)
+        expected = _columns(block[1])
+        if expected and any(len(row.split()) != expected for row in block[2:]):  # ASE ignores surplus columns
+            raise DataError(_place_fault(block, first, path, ValueError("wrong number of columns")))
         try:
             yield next(read_xyz(io.StringIO("".join(block)), slice(0, 1)))
         except Exception as error:
             raise DataError(_place_fault(block, first, path, error)) from error
 
 
+def _columns(comment: str) -> int:
+    """Return how many columns the comment line's Properties announce; 0 where it has none."""
+    found = re.search(r'Properties="?([^\s"]+)', comment)
+    return sum(map(int, found[1].split(":")[2::3])) if found else 0
+
+
 def _place_fault(block: list[str], first: int, path: Path, error: Exception) -> str:
     """Say which line of a frame that ASE refused is at fault, as far as that can be told."""
     widths = [len(line.split()) for line in block[2:]]
-    usual = max(set(widths), key=widths.count)
+    announced = _columns(block[1])
+    usual = announced if announced in widths else max(set(widths), key=widths.count)
     for k, line in enumerate(block[2:]):
         words = line.split()
         if len(words) != usual:

@@ -71,7 +71,13 @@ class Distilled:
     def save(self, folder: Path) -> list[str]:
         """Write all of it; return the names of the files."""
         self.data.save(folder / "distilled.extxyz")
-        names = ["distilled.extxyz", "model/model.safetensors", "model/model.json", "learning_curve.json", "failures.json"]
+        names = [
+            "distilled.extxyz",
+            "model/model.safetensors",
+            "model/model.json",
+            "learning_curve.json",
+            "failures.json",
+        ]
         if len(self.holdout):
             self.holdout.save(folder / "holdout.extxyz")
             names.append("holdout.extxyz")
@@ -218,14 +224,14 @@ class _Loop:
         known = known | got.data
         if len(got.failures) > MAX_FAILED_SHARE * len(chosen):
             raise DataError(
-                f"{len(got.failures)} of {len(chosen)} labels failed ({got.failures[0].reason}: {got.failures[0].message}). "
-                "The reference does not suit this pool; all labels made so far are kept."
+                f"{len(got.failures)} of {len(chosen)} labels failed ({got.failures[0].reason}: "
+                f"{got.failures[0].message}). The reference does not suit this pool; all labels made so far are kept."
             )
         record = folder / "round.json"
         if record.exists():
             return known, Committee.load(folder / "model"), read_json(record), list(got.failures)
         committee = self._train(known, steps)
-        row = {
+        row: dict[str, Any] = {
             "round": number,
             "n_labels": len(known),
             "n_asked": len(self.asked),
@@ -247,9 +253,7 @@ class _Loop:
         )
         return known, committee, row, list(got.failures)
 
-    def _choose(
-        self, number: int, n: int, known: Dataset, committee: Committee | None, folder: Path
-    ) -> Dataset:
+    def _choose(self, number: int, n: int, known: Dataset, committee: Committee | None, folder: Path) -> Dataset:
         """Return the frames to label; the choice is stored before the first label is asked for."""
         file = folder / "chosen.json"
         left = self.pool.without(self.asked)
@@ -263,11 +267,12 @@ class _Loop:
             left = left.take(np.sort(rng.permutation(len(left))[:cap]))
         describer: Describer = self.features if committee is None else committee.sharing(self.features)
         self.tell(f"distil: round {number}: choosing {n} of {len(left)} frames by {self.selector.name}")
-        selection = checked(
-            self.selector.select(left, n, known=known, committee=describer, rng=rng), left, n
-        )
+        selection = checked(self.selector.select(left, n, known=known, committee=describer, rng=rng), left, n)
         chosen = left.take(selection.indices)
-        write_json(file, {"keys": chosen.keys, "scores": [float(s) for s in np.nan_to_num(selection.scores, posinf=0.0)]})
+        write_json(
+            file,
+            {"keys": chosen.keys, "scores": [float(s) for s in np.nan_to_num(selection.scores, posinf=0.0)]},
+        )
         return chosen
 
     def _train(self, known: Dataset, steps: int) -> Committee:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -63,7 +64,11 @@ def local_processes(workers: int = 0) -> Iterator[Executor]:
 
 
 def each(
-    work: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 0, crash: Callable[[Item], Result] | None = None
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int = 0,
+    crash: Callable[[Item], Result] | None = None,
 ) -> Iterator[tuple[Item, Result]]:
     """Run ``work`` on every item in worker processes and yield results as they come.
 
@@ -83,39 +88,37 @@ def each(
         Makes a result of an item that killed its worker; None lets ``BrokenProcessPool`` reach the caller.
     """
     queue = iter(items)
-    suspects: list[Item] = []
-    exhausted = False
-    while not exhausted:
-        suspects.clear()
+    while True:
+        suspects: list[Item] = []
         with local_processes(workers) as pool:
-            flying: dict[Future[Result], Item] = {}
-            width = 2 * (workers or cores())
-            while True:
-                while len(flying) < width and not exhausted:
-                    try:
-                        item = next(queue)
-                    except StopIteration:
-                        exhausted = True
-                        break
-                    try:
-                        flying[pool.submit(work, item)] = item
-                    except BrokenProcessPool:
-                        suspects.append(item)
-                        break
-                if not flying:
-                    break
-                done, _ = wait(flying, return_when=FIRST_COMPLETED)
-                for future in done:
-                    item = flying.pop(future)
-                    try:
-                        yield item, future.result()
-                    except BrokenProcessPool:
-                        suspects.append(item)
-                if suspects:
-                    suspects.extend(flying.values())
-                    break
+            yield from _flights(pool, work, queue, 2 * (workers or cores()), suspects)
+        if not suspects:
+            return
         for item in suspects:
             yield item, _alone(work, item, crash)
+
+
+def _flights(
+    pool: Executor, work: Callable[[Item], Result], queue: Iterator[Item], width: int, suspects: list[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """Keep ``width`` items in flight until the queue is empty, or the pool breaks: then fill ``suspects``."""
+    flying: dict[Future[Result], Item] = {}
+    while not suspects:
+        for item in islice(queue, width - len(flying)):
+            try:
+                flying[pool.submit(work, item)] = item
+            except BrokenProcessPool:
+                suspects.append(item)
+        if not flying:
+            return
+        done, _ = wait(flying, return_when=FIRST_COMPLETED)
+        for future in done:
+            item = flying.pop(future)
+            try:
+                yield item, future.result()
+            except BrokenProcessPool:
+                suspects.append(item)
+    suspects.extend(flying.values())
 
 
 def _alone(work: Callable[[Item], Result], item: Item, crash: Callable[[Item], Result] | None) -> Result:
@@ -126,5 +129,3 @@ def _alone(work: Callable[[Item], Result], item: Item, crash: Callable[[Item], R
             if crash is None:
                 raise
             return crash(item)
-
-

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,11 @@ def refuse(frame: Frame, potential: Potential) -> Failure | None:
     unknown = sorted(set(frame.atoms.get_chemical_symbols()) - set(potential.elements))
     if unknown:
         return Failure(
-            frame.key, "element", f"the reference does not know {', '.join(unknown)}", potential.fingerprint, 0
+            frame.key,
+            "element",
+            f"the reference does not know {', '.join(unknown)}",
+            potential.fingerprint,
+            0,
         )
     from vesin import NeighborList
 
@@ -69,9 +74,9 @@ def compute(frame: Frame, potential: Potential, retries: int = 0) -> Labels | Fa
     failure: Failure | None = None
     for attempt in range(1, retries + 2):
         atoms = frame.atoms.copy()
-        calculator = potential.calculator()
-        atoms.calc = calculator
+        calculator: Any = None
         try:
+            atoms.calc = calculator = potential.calculator()
             energy = float(atoms.get_potential_energy())
             forces = np.asarray(atoms.get_forces(), dtype=np.float64)
             stress = tensor(atoms.get_stress()) if frame.volume is not None else None
@@ -79,7 +84,7 @@ def compute(frame: Frame, potential: Potential, retries: int = 0) -> Labels | Fa
             reason = "not-converged" if isinstance(error, ConvergenceError) else "error"
             failure = Failure(frame.key, reason, str(error), source, attempt)
             continue
-        except Exception as error:  # a foreign code may raise anything; it is recorded as a failure, and told
+        except Exception as error:  # noqa: BLE001 - a foreign code may raise anything; it is recorded as a failure, and told
             failure = Failure(frame.key, "error", f"{type(error).__name__}: {error}", source, attempt)
             continue
         finally:
@@ -88,7 +93,9 @@ def compute(frame: Frame, potential: Potential, retries: int = 0) -> Labels | Fa
         finite = np.isfinite(energy) and np.isfinite(forces).all() and (stress is None or np.isfinite(stress).all())
         if finite and forces.shape == (frame.n_atoms, 3):
             return Labels(energy, forces, stress, source)
-        failure = Failure(frame.key, "not-finite", "the reference returned NaN, infinity or a wrong shape", source, attempt)
+        failure = Failure(
+            frame.key, "not-finite", "the reference returned NaN, infinity or a wrong shape", source, attempt
+        )
     if failure is None:
         raise BackendError("A label was asked for with a negative number of retries.")
     return failure
@@ -156,15 +163,13 @@ def label(
                 rate = done / (now - began)
                 left = (len(wanted) - done) / rate
                 tell(f"label: {done}/{len(wanted)}, {3600 * rate:.0f} an hour, {left:.0f} s left")
-    failures = tuple(r for r in results.values() if isinstance(r, Failure))
-    good = Dataset(
-        f.labelled(r) for f in Dataset(frames) if isinstance(r := results[f.key], Labels)
-    )
+    failures = tuple(r for f in Dataset(frames) if isinstance(r := results[f.key], Failure))
+    good = Dataset(f.labelled(r) for f in Dataset(frames) if isinstance(r := results[f.key], Labels))
     tell(
         f"label: {len(good)} labels ({len(wanted)} computed, {reused} from the store)"
         + (f", {len(failures)} failed: {_reasons(failures)}" if failures else "")
     )
-    return Labelled(good, failures, len(wanted), reused)
+    return Labelled(good, failures, len(good) - reused, reused)
 
 
 def _reasons(failures: Sequence[Failure]) -> str:

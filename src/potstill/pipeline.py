@@ -33,9 +33,7 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
 
     def do_distil(folder: Path) -> Outcome:
         store = LabelStore(out / "labels")
-        ask = partial(
-            label, potential=reference, store=store, workers=workers, retries=config.label.retries, tell=tell
-        )
+        ask = partial(label, potential=reference, store=store, workers=workers, retries=config.label.retries, tell=tell)
         result = distil(Dataset.load(out / "1-sample" / "pool.extxyz"), ask, config, folder=folder, tell=tell)
         return Outcome(result.summary(), result.save(folder))
 
@@ -57,7 +55,12 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
     crystal = {"ground_state": crystals.ground_state(element), "fingerprint": sampler.fingerprint}
     learn = {k: dump[k] for k in ("seed", "label", "model", "train", "distil")}
     return [
-        Stage("sample", "1-sample", {"seed": config.seed, "sample": dump["sample"], "potential": crystal}, do_sample),
+        Stage(
+            "sample",
+            "1-sample",
+            {"seed": config.seed, "sample": dump["sample"], "potential": crystal},
+            do_sample,
+        ),
         Stage("distil", "2-distil", {**learn, "reference": reference.fingerprint}, do_distil, ("sample",)),
         Stage(
             "validate",

@@ -41,7 +41,7 @@ class Potential(Protocol):
 
 @dataclass(frozen=True)
 class State:
-    """A state of matter that isothermal–isobaric dynamics is asked to visit: ``temperature`` in K, ``pressure`` in GPa."""
+    """A state that isothermal–isobaric dynamics is asked to visit: ``temperature`` in K, ``pressure`` in GPa."""
 
     temperature: float
     pressure: float

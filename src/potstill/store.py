@@ -328,6 +328,11 @@ class LabelStore:
         if not file.exists():
             return None
         entry = read_json(file)
+        if not isinstance(entry, dict) or entry.get("format") != FORMAT or not {"failure", "energy"} & set(entry):
+            raise StoreError(
+                f"{file} should be a label of format {FORMAT}, but is not. Delete it, and the label is made again; or "
+                "use the version of potstill that wrote it."
+            )
         if "failure" in entry:
             return Failure(frame.key, source=source, **entry["failure"])
         return Labels(
@@ -350,7 +355,11 @@ class LabelStore:
             "pbc": a.pbc.tolist(),
         }
         if isinstance(result, Failure):
-            entry["failure"] = {"reason": result.reason, "message": result.message, "attempts": result.attempts}
+            entry["failure"] = {
+                "reason": result.reason,
+                "message": result.message,
+                "attempts": result.attempts,
+            }
         else:
             entry["energy"] = result.energy
             entry["forces"] = result.forces.tolist()

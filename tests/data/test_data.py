@@ -243,11 +243,6 @@ def test_a_split_holds_out_the_fraction_asked_for_where_trajectories_are_equally
         assert len(held) == pytest.approx(10, abs=2)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Dataset.split prefers long trajectories, so it holds out far more than asked",
-    raises=AssertionError,
-)
 def test_a_split_holds_out_the_fraction_asked_for_on_average_where_trajectories_differ_in_length(nickel):
     many = nickel(100)
     lengths = [19] * 5 + [1] * 5
@@ -273,9 +268,6 @@ def test_one_trajectory_cannot_be_split_but_its_frames_can(nickel):
     assert (len(rest), len(held)) == (8, 2)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Dataset.split takes any other word for by='frame'", raises=pytest.fail.Exception
-)
 def test_a_split_by_something_unknown_is_refused_instead_of_parting_trajectories(nickel):
     with pytest.raises(DataError):
         nickel(10, trajectories=5).split(0.2, rng=np.random.default_rng(0), by="trajectories")
@@ -342,11 +334,6 @@ def test_an_origin_survives_a_file(tmp_path, name):
     assert Dataset.load(tmp_path / "o.extxyz")[0].origin == origin
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="ASE's reader turns these texts into numbers, truth values or drops a backslash",
-    raises=AssertionError,
-)
 @pytest.mark.parametrize("name", ["007", "1e3", "0.10", "T", "1 2 3", "C:\\runs"])
 def test_a_trajectory_name_that_looks_like_a_value_survives_a_file(tmp_path, name):
     origin = Origin("npt", name, 300.0, -1.5, 7)
@@ -354,9 +341,6 @@ def test_a_trajectory_name_that_looks_like_a_value_survives_a_file(tmp_path, nam
     assert Dataset.load(tmp_path / "o.extxyz")[0].origin == origin
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an origin without a trajectory name is replaced when read", raises=AssertionError
-)
 def test_a_temperature_survives_a_file_also_without_a_trajectory_name(tmp_path):
     Dataset([Frame.of(cell_of().atoms, Origin("npt", "", 300.0))]).save(tmp_path / "o.extxyz")
     assert Dataset.load(tmp_path / "o.extxyz")[0].origin.temperature == 300.0
@@ -441,22 +425,12 @@ def test_the_first_energy_and_forces_found_count_even_when_earlier_frames_have_n
     assert [f.labels is not None for f in found] == [False, True]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a first frame with an energy but no forces hides the labels of all others",
-    raises=AssertionError,
-)
 def test_labels_are_found_when_the_first_frame_has_only_an_energy(tmp_path):
     text = UNLABELLED.replace("pbc", "energy=-1.4 pbc") + FIRST
     found, _ = read_frames(written(tmp_path, text))
     assert [f.labels is not None for f in found] == [False, True]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a stress is only looked for when the first labelled frame has one",
-    raises=AssertionError,
-)
 def test_a_stress_is_found_when_the_first_frame_has_none(tmp_path):
     text = FIRST + with_info(SECOND, 'energy=-1.5 stress="1 0 0 0 2 0 0 0 3"')
     found, _ = read_frames(written(tmp_path, text))
@@ -563,17 +537,7 @@ def test_a_fault_is_placed_by_file_and_line(tmp_path, fault):
 
 @pytest.mark.parametrize(
     "fault",
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="the frame before the faulty one is named, also frame -1",
-                raises=AssertionError,
-            ),
-        )
-        for name in FAULTS
-    ],
+    list(FAULTS),
 )
 def test_a_fault_is_placed_by_frame(tmp_path, fault):
     text, _, _ = FAULTS[fault]
@@ -588,24 +552,14 @@ def test_a_column_more_or_less_than_the_frame_s_others_is_placed(tmp_path):
     assert "line 6 of given.extxyz has 6 columns where the frame's others have 7" in message
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="of two lines the whole one is blamed: Properties is not asked how many columns",
-    raises=AssertionError,
-)
 def test_of_two_lines_the_one_that_disagrees_with_properties_is_blamed(tmp_path):
     message = complaint(written(tmp_path, FIRST + SECOND[:-3]))  # cut within the last line
     assert "line 8 of given.extxyz has 6 columns" in message
 
 
-@pytest.mark.xfail(
-    strict=True, reason="ASE drops columns that Properties does not name", raises=pytest.fail.Exception
-)
 @pytest.mark.parametrize("where", [" -0.1 0 0\n", " 0 0\n"], ids=["one line", "every line"])
 def test_a_column_more_than_properties_names_is_refused(tmp_path, where):
-    assert "column" in complaint(
-        written(tmp_path, FIRST + SECOND.replace(where, where.replace("\n", " 7\n")))
-    )
+    assert "column" in complaint(written(tmp_path, FIRST + SECOND.replace(where, where.replace("\n", " 7\n"))))
 
 
 @pytest.mark.parametrize(
@@ -633,19 +587,13 @@ def test_a_stress_of_the_wrong_size_is_refused(tmp_path):
     assert "six or nine numbers, but it holds 3" in complaint(written(tmp_path, text))
 
 
-@pytest.mark.xfail(strict=True, reason="gzip's own errors pass through", raises=(EOFError, gzip.BadGzipFile))
-@pytest.mark.parametrize(
-    "payload", [gzip.compress((FIRST * 50).encode())[:-12], FIRST.encode()], ids=["cut", "not gz"]
-)
+@pytest.mark.parametrize("payload", [gzip.compress((FIRST * 50).encode())[:-12], FIRST.encode()], ids=["cut", "not gz"])
 def test_a_broken_gz_file_is_named(tmp_path, payload):
     path = tmp_path / "given.extxyz.gz"
     path.write_bytes(payload)
     assert str(path) in complaint(path)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="foreign exceptions of the labels' readers pass through", raises=ValueError
-)
 @pytest.mark.parametrize(
     "text",
     [

@@ -180,9 +180,7 @@ def test_committee_chooses_among_the_most_doubted_and_scores_by_doubt(pool, n):
 def test_committee_spreads_its_choice_among_the_doubted(pool):
     found = choose("committee", pool, 3)
     doubted = np.argsort(-ToyCommittee().spread(list(pool)).force)[:6]
-    fps = FarthestPoint().select(
-        pool.take(doubted), 3, known=Dataset(), committee=Toy(), rng=np.random.default_rng(0)
-    )
+    fps = FarthestPoint().select(pool.take(doubted), 3, known=Dataset(), committee=Toy(), rng=np.random.default_rng(0))
     assert np.array_equal(found.indices, doubted[fps.indices])
 
 

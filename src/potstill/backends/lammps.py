@@ -149,8 +149,8 @@ class LammpsPotential:
             known = (style, known[1] if known else "{}")
         if known is None:
             raise BackendError(
-                f"The pair style for {path.name} does not follow from its name. Write lammps:STYLE:{name}; endings that "
-                f"are known are {', '.join(_STYLES)}."
+                f"The pair style for {path.name} does not follow from its name. Write lammps:STYLE:{name}; known "
+                f"endings are {', '.join(_STYLES)}."
             )
         found = _elements_in(path, known[0])
         return cls(str(path), known[0], known[1], found or elements)
@@ -286,13 +286,17 @@ class _Session:
         for index, (state, n_steps, stride) in enumerate(stages):
             bars = state.pressure * 1e4
             t = state.temperature
-            self._commands("reset_timestep 0", f"fix md all npt temp {t} {t} 0.1 iso {bars} {bars} 1.0", "run 0 post no")
+            self._commands(
+                "reset_timestep 0", f"fix md all npt temp {t} {t} 0.1 iso {bars} {bars} 1.0", "run 0 post no"
+            )
             piece = stride or min(500, max(1, n_steps))
             for step in range(piece, n_steps + 1, piece):
                 try:
                     self._commands(f"run {piece} pre no post no")
                 except BackendError as error:
-                    raise ConvergenceError(f"the dynamics broke down at {t:.0f} K, {state.pressure:g} GPa ({error})") from error
+                    raise ConvergenceError(
+                        f"the dynamics broke down at {t:.0f} K, {state.pressure:g} GPa ({error})"
+                    ) from error
                 now = self.atoms()
                 self._judge(now, volume, state)
                 if stride:

@@ -18,8 +18,7 @@ GPA = 160.21766208  # GPa in eV/Å³
 class Parity:
     """Prediction against label, point by point.
 
-    Energies (eV/atom) are one a frame; forces (eV/Å) and stresses (GPa) are flat over components. ``frame_of_force`` says
-    which frame a force component is of.
+    Energies (eV/atom) are one a frame; forces (eV/Å) and stresses (GPa) are flat over components.
     """
 
     energy: tuple[Array, Array]

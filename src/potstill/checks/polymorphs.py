@@ -137,16 +137,17 @@ def compare_polymorphs(
     Returns
     -------
     dict
-        ``crystals``: a row each, with ``nnp``, ``reference`` and the error of the energy relative to the reference's ground
-        state; ``order_nnp``, ``order_reference``: names by stability; ``order_right``; ``ground_state_right``;
+        ``crystals``: a row each, with ``nnp``, ``reference`` and the error of the energy relative to the reference's
+        ground state; ``order_nnp``, ``order_reference``: names by stability; ``order_right``; ``ground_state_right``;
         ``basins_left``: crystals whose space group changed, with the model; units and tolerance.
     """
     tasks = [(name, potential) for name in check.names for potential in (reference, model)]
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for (name, potential), result in each(partial(_work, check=check, workdir=workdir), tasks, workers=workers):
         found[name, potential.fingerprint] = result
-    rows = [
-        {"crystal": n, "nnp": found[n, model.fingerprint], "reference": found[n, reference.fingerprint]} for n in check.names
+    rows: list[dict[str, Any]] = [
+        {"crystal": n, "nnp": found[n, model.fingerprint], "reference": found[n, reference.fingerprint]}
+        for n in check.names
     ]
     anchor = _anchor(rows)
     for row in rows:
@@ -156,9 +157,7 @@ def compare_polymorphs(
         both = all("relative_energy" in row[side] for side in ("nnp", "reference"))
         error = row["nnp"]["relative_energy"] - row["reference"]["relative_energy"] if both else None
         row["relative_energy_error"] = error
-        row["volume_error_percent"] = (
-            100 * (row["nnp"]["volume"] / row["reference"]["volume"] - 1) if both else None
-        )
+        row["volume_error_percent"] = 100 * (row["nnp"]["volume"] / row["reference"]["volume"] - 1) if both else None
     order_nnp, order_reference = _order(rows, "nnp"), _order(rows, "reference")
     tell(f"validate: stability by the model {' < '.join(order_nnp)}, by the reference {' < '.join(order_reference)}")
     return {
@@ -170,9 +169,7 @@ def compare_polymorphs(
         "order_reference": order_reference,
         "order_right": order_nnp == order_reference,
         "ground_state_right": bool(order_nnp) and order_nnp[:1] == order_reference[:1],
-        "basins_left": [
-            r["crystal"] for r in rows if r["nnp"].get("space_group") != r["nnp"].get("space_group_start")
-        ],
+        "basins_left": [r["crystal"] for r in rows if r["nnp"].get("space_group") != r["nnp"].get("space_group_start")],
     }
 
 

@@ -95,7 +95,9 @@ def validate(
 def coverage(model: Committee, pool: Dataset) -> dict[str, Any]:
     """Return where the pool lies: volume, the model's energy, temperature, start, of evenly many frames."""
     shown = pool[:: max(1, len(pool) // MAP_FRAMES)]
-    energies = [float(p.energy[0]) / f.n_atoms for f, p in zip(shown, model.predict(list(shown), mean=True), strict=True)]
+    energies = [
+        float(p.energy[0]) / f.n_atoms for f, p in zip(shown, model.predict(list(shown), mean=True), strict=True)
+    ]
     return {
         "key": shown.keys,
         "volume_per_atom": [f.volume / f.n_atoms if f.volume else None for f in shown],

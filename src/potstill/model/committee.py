@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -58,8 +59,8 @@ def silu(z: Array) -> tuple[Array, Array]:
 class Weights:
     """Parameters of all members for all elements, applied to raw descriptors (whitening folded in).
 
-    The energy of an atom of element z in member m is ``shift[z, m] + G·linear[z, m] + MLP(G)``, with an MLP of silu layers
-    ``layers[k] = (W (Z, M, in, out), b (Z, M, out))``; the last layer has one output.
+    The energy of an atom of element z in member m is ``shift[z, m] + G·linear[z, m] + MLP(G)``, with an MLP of silu
+    layers ``layers[k] = (W (Z, M, in, out), b (Z, M, out))``; the last layer has one output.
     """
 
     shift: Array
@@ -197,7 +198,7 @@ class Committee:
                 forces[lo:hi].transpose(1, 0, 2),
                 0.5 * (virial[k] + virial[k].transpose(0, 2, 1)),
             )
-            for k, (lo, hi) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+            for k, (lo, hi) in enumerate(pairwise(bounds))
         ]
 
     def spread(self, frames: Sequence[Frame]) -> Spread:
@@ -266,7 +267,8 @@ class Committee:
             tensors = load(file.read_bytes())
         except FileNotFoundError as error:
             raise DataError(
-                f"Expected a trained model in {folder} (model.json and model.safetensors), but {error.filename} is missing."
+                f"Expected a trained model in {folder} (model.json and model.safetensors), but "
+                f"{error.filename} is missing."
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
             raise DataError(f"The model in {folder} is broken: {error}. Train it again, or copy it again.") from None
@@ -297,7 +299,8 @@ class Committee:
         return cls(descriptor, whitening, weights, calibration, header.get("about", {}))
 
     def __repr__(self) -> str:
-        return f"Committee({self.members} members, {'-'.join(self.elements)}, trained on {self.about.get('n_frames', '?')} frames)"
+        n = self.about.get("n_frames", "?")
+        return f"Committee({self.members} members, {'-'.join(self.elements)}, trained on {n} frames)"
 
 
 class CommitteeCalculator(Calculator):  # type: ignore[misc]  # ASE is untyped

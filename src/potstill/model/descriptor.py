@@ -101,8 +101,8 @@ class Descriptor:
         unknown = sorted({s for s in frame.atoms.get_chemical_symbols() if s not in self.elements})
         if unknown:
             raise DataError(
-                f"The model knows {', '.join(self.elements)}, but a structure has {', '.join(unknown)}. It is out of the "
-                "model's domain."
+                f"The model knows {', '.join(self.elements)}, but a structure has {', '.join(unknown)}. It is out "
+                "of the model's domain."
             )
         return np.array([index[int(z)] for z in frame.atoms.numbers], dtype=np.int64)
 

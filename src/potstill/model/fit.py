@@ -1,8 +1,8 @@
 """Training: every frame's descriptor and Jacobian once, then all members as one batched network.
 
-The descriptors do not depend on the weights. So forces and virial of a frame are one product of the cached Jacobian with
-∂E/∂G, and an optimiser step costs little more than reading the cache. Training starts from the ridge solution of the
-linear model, which the network then corrects.
+The descriptors do not depend on the weights. So forces and virial of a frame are one product of the cached Jacobian
+with ∂E/∂G, and an optimiser step costs little more than reading the cache. Training starts from the ridge solution of
+the linear model, which the network then corrects.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,7 @@ class _Network:
         self.mean = torch.as_tensor(whitening.mean, dtype=torch.float32)
         self.matrix = torch.as_tensor(whitening.matrix, dtype=torch.float32)
         self.linear = torch.zeros(Z, members, F)
-        self.W = [
-            torch.randn(Z, members, a, b, generator=generator) / math.sqrt(a) for a, b in zip(sizes, sizes[1:], strict=False)
-        ]
+        self.W = [torch.randn(Z, members, a, b, generator=generator) / math.sqrt(a) for a, b in pairwise(sizes)]
         self.W[-1] *= 0.03  # the start is the ridge solution, barely disturbed
         self.b = [torch.zeros(Z, members, b) for b in sizes[1:]]
 
@@ -111,7 +110,9 @@ class _Network:
             s = torch.sigmoid(a)
             h = a * s
             slopes.append(s + h * (1 - s))
-        energy = torch.baddbmm(self.b[-1][z].unsqueeze(1), h, self.W[-1][z]) + torch.bmm(x, self.linear[z].unsqueeze(-1))
+        energy = torch.baddbmm(self.b[-1][z].unsqueeze(1), h, self.W[-1][z]) + torch.bmm(
+            x, self.linear[z].unsqueeze(-1)
+        )
         back = self.W[-1][z].transpose(1, 2) * slopes[-1]
         for W, slope in zip(self.W[-2:0:-1], slopes[-2::-1], strict=True):
             back = torch.bmm(back, W[z].transpose(1, 2)) * slope
@@ -144,9 +145,7 @@ class _Network:
         layers = [(first, self.b[0].double() - torch.einsum("zf,zmfo->zmo", mean, first))]
         layers += [(W.double(), b.double()) for W, b in zip(self.W[1:], self.b[1:], strict=True)]
         offset = shift[:, None] - torch.einsum("zf,zmf->zm", mean, linear).cpu().numpy()
-        return Weights(
-            offset, linear.cpu().numpy(), tuple((W.cpu().numpy(), b.cpu().numpy()) for W, b in layers)
-        )
+        return Weights(offset, linear.cpu().numpy(), tuple((W.cpu().numpy(), b.cpu().numpy()) for W, b in layers))
 
 
 def _ridge(
@@ -185,7 +184,9 @@ def _ridge(
             normal += v @ v.T
             right += v @ e.virial * weight
     penalty = np.full(n, RIDGE * np.trace(normal[: Z * F, : Z * F]) / (Z * F))
-    penalty[Z * F :] = 1e-9 * max(float(np.trace(normal[Z * F :, Z * F :])), 1e-300)  # elements' shifts may be degenerate
+    penalty[Z * F :] = 1e-9 * max(
+        float(np.trace(normal[Z * F :, Z * F :])), 1e-300
+    )  # elements' shifts may be degenerate
     solution = np.linalg.solve(normal + np.diag(penalty), right)
     return solution[: Z * F].reshape(Z, F), solution[Z * F :]
 
@@ -328,11 +329,12 @@ def _optimise(
         species = bucket.species[at]
         energy, slope = network.predict(bucket.G[at], bucket.K[at], species)
         target = (bucket.energy[at] - base[species].sum(1)).float()
-        e = _robust((energy - target[:, None]) / (N * settings.energy_scale), settings.robust)
-        f = _robust((slope[..., : 3 * N] + bucket.forces[at][:, None]) / settings.force_scale, settings.robust).mean(2)
-        v = _robust((slope[..., 3 * N :] - bucket.virial[at][:, None]) / (N * settings.virial_scale), settings.robust)
-        loss_of = e + f + v.mean(2) * bucket.has_virial[at][:, None]
-        loss = (loss_of * weight_of[id(bucket)][at]).mean(0).sum()
+        limit = settings.robust
+        of_energy = _robust((energy - target[:, None]) / (N * settings.energy_scale), limit)
+        of_forces = _robust((slope[..., : 3 * N] + bucket.forces[at][:, None]) / settings.force_scale, limit).mean(2)
+        off = (slope[..., 3 * N :] - bucket.virial[at][:, None]) / (N * settings.virial_scale)
+        of_virial = _robust(off, limit).mean(2) * bucket.has_virial[at][:, None]
+        loss = ((of_energy + of_forces + of_virial) * weight_of[id(bucket)][at]).mean(0).sum()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, 20.0 * settings.members)

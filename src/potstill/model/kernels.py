@@ -160,6 +160,71 @@ def power_spectrum(C: F64, l_max: int, G: F64, offset: int) -> None:
                     p += 1
 
 
+@nb.njit(cache=True, fastmath=True)
+def _edge_slopes(
+    u: tuple[float, float, float],
+    r: float,
+    l_max: int,
+    a_slope: F64,
+    b: F64,
+    b_slope: F64,
+    Y: F64,
+    dY: F64,
+    angular: bool,
+    wa: F64,
+    wc: F64,
+) -> None:
+    """Fill wa (3, n_radial) and wc (3, n_angular·(l_max + 1)²): derivatives of one edge's terms with respect to D.
+
+    ``dY`` holds the solid harmonics' gradients on entry and those of Y(D/r) on return.
+    """
+    for k in range(3):
+        for m in range(a_slope.shape[0]):
+            wa[k, m] = a_slope[m] * u[k]
+    if not angular:
+        wc[:, :] = 0.0
+        return
+    n_lm = Y.shape[0]
+    for l in range(l_max + 1):  # drop the radial part of the solid harmonic's gradient
+        for p in range(l * l, (l + 1) * (l + 1)):
+            for k in range(3):
+                dY[k, p] = (dY[k, p] - l * Y[p] * u[k]) / r
+    for m in range(b.shape[0]):
+        for k in range(3):
+            for p in range(n_lm):
+                wc[k, m * n_lm + p] = b_slope[m] * u[k] * Y[p] + b[m] * dY[k, p]
+
+
+@nb.njit(cache=True, fastmath=True)
+def _add_edge(w: F64, D: F64, i: int, j: int, n: int, low: int, J: F64) -> None:
+    """Add one edge's derivatives w (3, m) to columns ``low:low + m`` of J: rows of both atoms, and of the strain."""
+    high = low + w.shape[1]
+    for k in range(3):
+        if j != i:  # an atom's own images move with it
+            J[3 * j + k, low:high] += w[k]
+            J[3 * i + k, low:high] -= w[k]
+        J[3 * n + k, low:high] += w[k] * D[k]
+        o1, o2 = (k + 1) % 3, (k + 2) % 3  # strain column 3 + k mixes these two
+        J[3 * n + 3 + k, low:high] += 0.5 * (w[o1] * D[o2] + w[o2] * D[o1])
+
+
+@nb.njit(cache=True, fastmath=True)
+def _power_slopes(T: F64, C: F64, l_max: int, width_a: int, K: F32) -> None:
+    """Fill one atom's K (n_features, n_columns) from T = ∂(A, C)/∂(columns), (width, n_columns), and its C."""
+    n_channels, n_lm = C.shape
+    K[:width_a] = T[:width_a]
+    line = np.empty(T.shape[1])
+    f = width_a
+    for c in range(n_channels):
+        for d in range(c, n_channels):
+            for l in range(l_max + 1):
+                line[:] = 0.0
+                for p in range(l * l, (l + 1) * (l + 1)):
+                    line += T[width_a + c * n_lm + p] * C[d, p] + T[width_a + d * n_lm + p] * C[c, p]
+                K[f] = line / math.sqrt(2 * l + 1)
+                f += 1
+
+
 @nb.njit(cache=True, parallel=True, fastmath=True)
 def jacobian(
     first: I64,
@@ -177,15 +242,13 @@ def jacobian(
 ) -> None:
     """Fill K (n, n_features, 3n + 6): ∂G_i/∂r_j for every atom of one frame, then ∂G_i/∂ε.
 
-    ``second`` is the neighbour's index on each edge. The six strain columns are in ASE's order xx yy zz yz xz xy, for the
-    symmetric strain (off-diagonal: half of ε_ab and half of ε_ba).
+    ``second`` is the neighbour's index on each edge. The six strain columns are in ASE's order xx yy zz yz xz xy, for
+    the symmetric strain (off-diagonal: half of ε_ab and half of ε_ba).
     """
     n = first.shape[0] - 1
     n_lm = (l_max + 1) ** 2
     n_channels = C.shape[1]
     width_a = n_channels // n_angular * n_radial
-    width = width_a + n_channels * n_lm
-    n_columns = 3 * n + 6
     for i in nb.prange(n):
         a = np.empty(n_radial)
         da = np.empty(n_radial)
@@ -194,73 +257,37 @@ def jacobian(
         q = np.empty((l_max + 1, l_max + 2))
         Y = np.empty(n_lm)
         dY = np.empty((3, n_lm))
-        w = np.zeros((3, width))
-        J = np.zeros((n_columns, width))  # ∂(A_i, C_i)/∂(r, ε), transposed
+        wa = np.empty((3, n_radial))
+        wc = np.empty((3, n_angular * n_lm))
+        J = np.zeros((3 * n + 6, width_a + n_channels * n_lm))  # ∂(A_i, C_i)/∂(r, ε), transposed
         for e in range(first[i], first[i + 1]):
             x, y, z = D[e, 0], D[e, 1], D[e, 2]
             r = math.sqrt(x * x + y * y + z * z)
             u = (x / r, y / r, z / r)
-            la, ha = kind[e] * n_radial, (kind[e] + 1) * n_radial
-            lc = width_a + kind[e] * n_angular * n_lm
-            hc = lc + n_angular * n_lm
             _radial(r, cutoff, n_radial, a, da)
-            for k in range(3):
-                for m in range(n_radial):
-                    w[k, la + m] = da[m] * u[k]
             angular = r < angular_cutoff
             if angular:
                 _radial(r, angular_cutoff, n_angular, b, db)
                 _harmonics(u[0], u[1], u[2], l_max, norms, q, Y, dY)
-                for l in range(l_max + 1):  # gradient of Y(D/r): drop the radial part of the solid harmonic's
-                    for p in range(l * l, (l + 1) * (l + 1)):
-                        for k in range(3):
-                            dY[k, p] = (dY[k, p] - l * Y[p] * u[k]) / r
-                for m in range(n_angular):
-                    for k in range(3):
-                        for p in range(n_lm):
-                            w[k, lc + m * n_lm + p] = db[m] * u[k] * Y[p] + b[m] * dY[k, p]
-            j = second[e]
-            for k in range(3):
-                if j != i:  # an atom's own images move with it
-                    for p in range(la, ha):
-                        J[3 * j + k, p] += w[k, p]
-                        J[3 * i + k, p] -= w[k, p]
-                    if angular:
-                        for p in range(lc, hc):
-                            J[3 * j + k, p] += w[k, p]
-                            J[3 * i + k, p] -= w[k, p]
-                row = 3 * n + k
-                d = D[e, k]
-                o1, o2 = (k + 1) % 3, (k + 2) % 3  # strain column 3 + k mixes these two
-                for p in range(la, ha):
-                    J[row, p] += w[k, p] * d
-                    J[row + 3, p] += 0.5 * (w[o1, p] * D[e, o2] + w[o2, p] * D[e, o1])
-                if angular:
-                    for p in range(lc, hc):
-                        J[row, p] += w[k, p] * d
-                        J[row + 3, p] += 0.5 * (w[o1, p] * D[e, o2] + w[o2, p] * D[e, o1])
-        T = np.empty((width, n_columns))
-        for x_ in range(n_columns):
-            for p in range(width):
-                T[p, x_] = J[x_, p]
-        for f in range(width_a):
-            for x_ in range(n_columns):
-                K[i, f, x_] = T[f, x_]
-        line = np.empty(n_columns)
-        f = width_a
-        for c in range(n_channels):
-            for d_ in range(c, n_channels):
-                for l in range(l_max + 1):
-                    line[:] = 0.0
-                    for p in range(l * l, (l + 1) * (l + 1)):
-                        left, right = C[i, d_, p], C[i, c, p]
-                        row_c, row_d = width_a + c * n_lm + p, width_a + d_ * n_lm + p
-                        for x_ in range(n_columns):
-                            line[x_] += T[row_c, x_] * left + T[row_d, x_] * right
-                    scale = 1.0 / math.sqrt(2 * l + 1)
-                    for x_ in range(n_columns):
-                        K[i, f, x_] = scale * line[x_]
-                    f += 1
+            _edge_slopes(u, r, l_max, da, b, db, Y, dY, angular, wa, wc)
+            _add_edge(wa, D[e], i, second[e], n, kind[e] * n_radial, J)
+            if angular:
+                _add_edge(wc, D[e], i, second[e], n, width_a + kind[e] * n_angular * n_lm, J)
+        _power_slopes(np.ascontiguousarray(J.T), C[i], l_max, width_a, K[i])
+
+
+@nb.njit(cache=True, fastmath=True)
+def _pull_back(g: F64, C: F64, l_max: int, width_a: int, back: F64) -> None:
+    """Add to back (n_channels, (l_max + 1)²) the ∂E/∂C of one atom, from g = ∂E/∂G."""
+    f = width_a
+    for c in range(C.shape[0]):
+        for d in range(c, C.shape[0]):
+            for l in range(l_max + 1):
+                s = g[f] / math.sqrt(2 * l + 1)
+                f += 1
+                for p in range(l * l, (l + 1) * (l + 1)):
+                    back[c, p] += s * C[d, p]
+                    back[d, p] += s * C[c, p]
 
 
 @nb.njit(cache=True, parallel=True, fastmath=True)
@@ -278,7 +305,7 @@ def edge_gradients(
     g: F64,
     out: F64,
 ) -> None:
-    """Fill out (n_edges, n_members, 3) with ∂E_i/∂D on each edge, for gradients g (n, n_members, n_features) = ∂E_i/∂G_i."""
+    """Fill out (n_edges, n_members, 3) with ∂E_i/∂D on each edge, for g (n, n_members, n_features) = ∂E_i/∂G_i."""
     n_lm = (l_max + 1) ** 2
     n_channels = C.shape[1]
     n_members = g.shape[1]
@@ -293,15 +320,7 @@ def edge_gradients(
         dY = np.empty((3, n_lm))
         back = np.zeros((n_members, n_channels, n_lm))  # ∂E_i/∂C_i
         for m in range(n_members):
-            f = width_a
-            for c in range(n_channels):
-                for d in range(c, n_channels):
-                    for l in range(l_max + 1):
-                        s = g[i, m, f] / math.sqrt(2 * l + 1)
-                        f += 1
-                        for p in range(l * l, (l + 1) * (l + 1)):
-                            back[m, c, p] += s * C[i, d, p]
-                            back[m, d, p] += s * C[i, c, p]
+            _pull_back(g[i, m], C[i], l_max, width_a, back[m])
         h = np.empty(n_lm)
         for e in range(first[i], first[i + 1]):
             x, y, z = D[e, 0], D[e, 1], D[e, 2]

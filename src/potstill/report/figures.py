@@ -73,7 +73,7 @@ def coverage(points: Mapping[str, Any], distilled: set[str]) -> str:
         f.figure.colorbar(shown, ax=ax, label="temperature (K)")
     ax.set_xlabel("volume (Å³/atom)")
     ax.set_ylabel("energy by the model (eV/atom)")
-    ax.legend(loc="upper left")
+    f.figure.legend(loc="outside upper right")
     return f.svg()
 
 
@@ -98,7 +98,10 @@ def learning_curve(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 def parity(points: Mapping[str, Any]) -> str:
     """Model against reference on the hold-out: energies, forces, stresses."""
-    panels = [("energy_ev_per_atom", "energy (eV/atom)", BLUE), ("force_ev_per_angstrom", "force component (eV/Å)", ORANGE)]
+    panels = [
+        ("energy_ev_per_atom", "energy (eV/atom)", BLUE),
+        ("force_ev_per_angstrom", "force component (eV/Å)", ORANGE),
+    ]
     if points["stress_gpa"][0]:
         panels.append(("stress_gpa", "stress component (GPa)", GREEN))
     f = Figure("parity", len(panels), (3.5, 3.3))
@@ -114,7 +117,7 @@ def parity(points: Mapping[str, Any]) -> str:
     return f.svg()
 
 
-def polymorphs(rows: Sequence[Mapping[str, Any]], ground: str) -> str:
+def polymorphs(rows: Sequence[Mapping[str, Any]], ground: str, tolerance: float) -> str:
     """Energies of the crystals relative to the ground state, and the errors of energy and volume."""
     rows = [r for r in rows if r["relative_energy_error"] is not None]
     names = [r["crystal"] for r in rows]
@@ -123,7 +126,8 @@ def polymorphs(rows: Sequence[Mapping[str, Any]], ground: str) -> str:
     ax = f.axes[0]
     ax.plot(at - 0.12, [r["reference"]["relative_energy"] for r in rows], "s", color=BLUE, label="reference")
     ax.plot(at + 0.12, [r["nnp"]["relative_energy"] for r in rows], "o", color=RED, label="model")
-    ax.set_yscale("symlog", linthresh=20)
+    ax.set_yscale("symlog", linthresh=10)
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.set_ylabel(f"energy above {ground} (meV/atom)")
     ax.legend(loc="upper left")
     for ax, values, label in (
@@ -133,7 +137,12 @@ def polymorphs(rows: Sequence[Mapping[str, Any]], ground: str) -> str:
         ax.bar(at, values, color=GREY, width=0.6)
         ax.axhline(0, color=INK, lw=0.8)
         ax.set_ylabel(label)
-    f.axes[1].set_yscale("symlog", linthresh=20)
+    f.axes[1].axhspan(-tolerance, tolerance, color=GREEN, alpha=0.15, lw=0)
+    limit = max(1.5 * tolerance, *(abs(v) for v in (r["relative_energy_error"] for r in rows)))
+    if limit > 5 * tolerance:
+        f.axes[1].set_yscale("symlog", linthresh=2 * tolerance)
+    else:
+        f.axes[1].set_ylim(-1.1 * limit, 1.1 * limit)
     for ax in f.axes:
         ax.set_xticks(at, names, rotation=45, ha="right")
     return f.svg()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,24 @@ def gather(out: Path) -> dict[str, Any]:
     for stage, folder in STAGES.items():
         record = directory.record(folder)
         if record is None:
-            raise StoreError(f"{out} has no finished stage '{stage}' yet. `potstill run` goes on from where it stopped.")
+            raise StoreError(
+                f"{out} has no finished stage '{stage}' yet. `potstill run` goes on from where it stopped."
+            )
         records[stage] = record
     validation = read_json(out / "3-validate" / "validation.json")
     curve = read_json(out / "2-distil" / "learning_curve.json")
     sampled, distilled = records["sample"]["summary"], records["distil"]["summary"]
     labels = len(LabelStore(out / "labels"))
+    config = (out / "config.toml").read_text(encoding="utf-8")
     summary: dict[str, Any] = {
         "element": validation["element"],
         "reference": validation["reference"],
         "sample": {**sampled, "settings": records["sample"]["settings"]["sample"]},
-        "distil": {**distilled, "curve": curve["rounds"], "settings": records["distil"]["settings"]["distil"]},
+        "distil": {
+            **distilled,
+            "curve": curve["rounds"],
+            "settings": records["distil"]["settings"]["distil"],
+        },
         "labels_total": labels,
         "labels_share_of_pool": distilled["n_labels"] / sampled["n_frames"],
         "validate": validation,
@@ -46,7 +54,8 @@ def gather(out: Path) -> dict[str, Any]:
         },
         "versions": records["validate"]["versions"],
         "command": " ".join(records["sample"]["command"]),
-        "config": (out / "config.toml").read_text(encoding="utf-8"),
+        "config": config,
+        "title": tomllib.loads(config).get("title", ""),
         "seed": records["sample"]["settings"]["seed"],
     }
     summary["verdict"] = _verdict(validation)
@@ -94,15 +103,17 @@ def _verdict(validation: dict[str, Any]) -> list[dict[str, Any]]:
 def _headline(summary: dict[str, Any]) -> list[str]:
     errors = summary["distil"]["errors"]
     share = 100 * summary["labels_share_of_pool"]
-    lines = [
-        f"{summary['distil']['n_labels']} of {summary['sample']['n_frames']} configurations of {summary['element']} kept "
-        f"({share:.1f} %); {summary['labels_total']} labels were asked for in all, {summary['distil']['n_holdout']} of them "
-        "to judge by."
-    ]
+    n, n_pool, n_held = summary["distil"]["n_labels"], summary["sample"]["n_frames"], summary["distil"]["n_holdout"]
+    kept = (
+        f"{n} of {n_pool} configurations of {summary['element']} kept ({share:.1f} %); {summary['labels_total']} "
+        f"labels were asked for in all, {n_held} of them to judge by."
+    )
+    lines = [kept]
     if errors:
+        energy, force = errors["energy_rmse_mev_per_atom"], 1e3 * errors["force_rmse_ev_per_angstrom"]
         lines.append(
-            f"On {errors['n_frames']} frames of other trajectories: {errors['energy_rmse_mev_per_atom']:.2f} meV/atom and "
-            f"{1e3 * errors['force_rmse_ev_per_angstrom']:.1f} meV/Å (root mean square)."
+            f"On {errors['n_frames']} frames of other trajectories: {energy:.2f} meV/atom and {force:.1f} meV/Å "
+            "(root mean square)."
         )
     p = summary["validate"]["polymorphs"]
     by_name = {r["crystal"]: r["relative_energy_error"] for r in p["crystals"]}
@@ -110,7 +121,7 @@ def _headline(summary: dict[str, Any]) -> list[str]:
         f"{name} {error:+.1f}" for name, error in by_name.items() if error is not None and name != p["relative_to"]
     )
     lines.append(
-        f"Crystals that were not in the data, energy above {p['relative_to']} against the reference's (meV/atom): {told}."
+        f"Crystals that were not in the data: energy above {p['relative_to']}, model less reference (meV/atom): {told}."
     )
     return lines
 
@@ -120,14 +131,18 @@ def _next(summary: dict[str, Any]) -> list[str]:
     advice = []
     if summary["sample"]["stopped_early"]:
         n = len(summary["sample"]["stopped_early"])
-        advice.append(f"{n} trajectories stopped early: lower the highest sample.temperature or raise the lowest pressure.")
+        advice.append(
+            f"{n} trajectories stopped early: lower the highest sample.temperature or raise the lowest pressure."
+        )
     if summary["failures"]:
         advice.append(f"{len(summary['failures'])} labels failed; their reasons are listed below.")
-    missed = [line["check"] for line in summary["verdict"] if not line["passed"] and line["check"] in _crystals(summary)]
+    missed = [
+        line["check"] for line in summary["verdict"] if not line["passed"] and line["check"] in _crystals(summary)
+    ]
     if missed:
         advice.append(
-            f"{', '.join(missed)} are outside the tolerance. More labels of the same pool mend this little, because the pool "
-            "holds no such crystal: add configurations like them to the pool, or do not use the potential there."
+            f"{', '.join(missed)}: outside the tolerance. More labels of this pool mend that little, because it holds "
+            "no such crystal: add configurations like them to the pool, or do not use the potential there."
         )
     curve = summary["distil"]["curve"]
     if len(curve) > 1 and curve[-1]["errors"]:
@@ -145,11 +160,8 @@ def _crystals(summary: dict[str, Any]) -> set[str]:
 
 def draw(out: Path, summary: dict[str, Any]) -> dict[str, str]:
     """Return the figures of a finished run as SVG markup by name."""
-    made = {
-        "polymorphs": figures.polymorphs(
-            summary["validate"]["polymorphs"]["crystals"], str(summary["validate"]["polymorphs"]["relative_to"])
-        )
-    }
+    p = summary["validate"]["polymorphs"]
+    made = {"polymorphs": figures.polymorphs(p["crystals"], str(p["relative_to"]), p["tolerance_mev_per_atom"])}
     folder = out / "3-validate"
     if (folder / "coverage.json").exists():
         distilled = set(Dataset.load(out / "2-distil" / "distilled.extxyz").keys)

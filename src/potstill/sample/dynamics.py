@@ -41,9 +41,7 @@ def _ase_dynamics(
 
     atoms = start.copy()
     atoms.calc = potential.calculator()
-    MaxwellBoltzmannDistribution(
-        atoms, temperature_K=1.5 * stages[0][0].temperature, rng=np.random.default_rng(seed)
-    )
+    MaxwellBoltzmannDistribution(atoms, temperature_K=1.5 * stages[0][0].temperature, rng=np.random.default_rng(seed))
     Stationary(atoms)
     first_volume = atoms.get_volume()
     for index, (state, n_steps, stride) in enumerate(stages):
@@ -62,7 +60,8 @@ def _ase_dynamics(
             if not np.isfinite(atoms.positions).all() or not 0.3 < ratio < 2.2:
                 raise ConvergenceError(
                     f"the volume reached {ratio:.2f} of the start's at {state.temperature:.0f} K, "
-                    f"{state.pressure:g} GPa: it evaporates or collapses. Ask for a lower temperature or a higher pressure."
+                    f"{state.pressure:g} GPa: it evaporates or collapses. Ask for a lower temperature or a "
+                    "higher pressure."
                 )
             if stride:
                 yield index, step, atoms.copy()

@@ -119,7 +119,9 @@ def _ground_volume(task: tuple[str, str, Potential]) -> float:
     return float(rest.get_volume() / len(rest))
 
 
-def _run(rung: Rung, *, crystal: str, element: str, volume: float, potential: Potential, seed: int, folder: Path) -> Any:
+def _run(
+    rung: Rung, *, crystal: str, element: str, volume: float, potential: Potential, seed: int, folder: Path
+) -> Any:
     """Run one rung and store its frames; a rung that breaks down keeps what it has."""
     what = {"rung": asdict(rung), "crystal": crystal, "element": element, "volume": volume, "seed": seed}
     what["potential"] = potential.fingerprint
@@ -205,8 +207,6 @@ def sample(
         "volume_per_atom_angstrom3": round(volume, 6),
         "stopped_early": {r.name: notes[r]["stopped"] for r in ladder if notes[r]["stopped"]},
         "atoms": sorted({f.n_atoms for f in pool}),
-        "md_steps": sum(
-            r.steps + r.equilibration + (r.melting if r.start == "melt" else 0) for r in ladder
-        ),
+        "md_steps": sum(r.steps + r.equilibration + (r.melting if r.start == "melt" else 0) for r in ladder),
     }
     return pool, summary

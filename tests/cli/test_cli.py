@@ -1,0 +1,240 @@
+"""The command line as a person meets it: help, messages, exit codes, files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ase.build import bulk
+
+from potstill.data import Dataset, Frame
+from potstill.errors import BackendError, ConfigError, ConvergenceError, DataError, PotstillError, StoreError
+
+POTSTILL = str(Path(sys.executable).with_name("potstill"))
+EAM = "lammps:NiAlH_jea.eam.alloy"
+
+
+def call(*arguments, code=0, cwd=None):
+    """Run the program; return (stdout, stderr)."""
+    done = subprocess.run(
+        [POTSTILL, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300, cwd=cwd
+    )
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Thirty frames of two temperatures, labelled by the EAM."""
+    import numpy as np
+
+    from potstill.backends import resolve
+    from potstill.config import SampleConfig
+    from potstill.sample.ladder import rungs
+
+    folder = tmp_path_factory.mktemp("labelled")
+    settings = SampleConfig(temperature=(500, 2600), pressure=(0,), start=("crystal",), steps=600, stride=20)
+    potential, start = resolve(EAM), bulk("Ni", cubic=True) * (2, 2, 2)
+    frames = [f for r in rungs(settings) for f in r.sample(start, potential, rng=np.random.default_rng(1))]
+    Dataset(frames).save(folder / "pool.extxyz")
+    call("label", folder / "pool.extxyz", "--reference", EAM, "--out", folder)
+    return folder / "labelled.extxyz"
+
+
+@pytest.fixture(scope="module")
+def model(labelled, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    call("train", labelled, "--out", folder, "--members", 2, "--steps", 150, "--seed", 4)
+    return folder
+
+
+def test_help_lists_every_verb():
+    out, _ = call("--help")
+    for verb in [
+        "run",
+        "sample",
+        "label",
+        "train",
+        "select",
+        "distil",
+        "validate",
+        "evaluate",
+        "report",
+        "explain",
+        "status",
+        "config",
+    ]:
+        assert f" {verb} " in out
+
+
+@pytest.mark.parametrize("verb", ["run", "sample", "label", "train", "select", "distil", "validate", "evaluate"])
+def test_every_verb_explains_itself(verb):
+    out, _ = call(verb, "--help")
+    assert "Usage: potstill" in out
+
+
+def test_exit_codes_differ_by_class_of_error():
+    codes = [e.exit_code for e in (PotstillError, ConfigError, DataError, BackendError, ConvergenceError, StoreError)]
+    assert len(set(codes)) == len(codes)
+    assert not {0, 2} & set(codes)
+
+
+def test_a_typo_in_the_configuration_names_the_right_key_and_its_section(tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("[distil]\nbugdet = 10\nmembers = 3\n")
+    _, told = call("run", config, "--out", tmp_path / "out", code=ConfigError.exit_code)
+    assert "did you mean 'budget'" in told
+    assert "belongs in [train]" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_potential_file_lists_those_that_exist(tmp_path):
+    _, told = call(
+        "sample", "--potential", "lammps:NiAl_jea.eam.alloy", "--out", tmp_path / "o", code=BackendError.exit_code
+    )
+    assert "Did you mean NiAlH_jea.eam.alloy" in told
+    assert "Cu_mishin1.eam.alloy" in told
+
+
+def test_a_potential_that_does_not_know_the_element_is_refused(tmp_path):
+    _, told = call("sample", "--element", "Nb", "--potential", EAM, "--out", tmp_path / "o", code=5)
+    assert "knows Ni, Al, H, but not Nb" in told
+
+
+def test_a_bad_structure_file_names_file_frame_and_line(tmp_path, labelled):
+    lines = labelled.read_text().splitlines()
+    lines[34 + 5] = "Ni 1.0 2.0"
+    bad = tmp_path / "bad.extxyz"
+    bad.write_text("\n".join(lines) + "\n")
+    _, told = call("train", bad, "--out", tmp_path / "m", code=DataError.exit_code)
+    assert "bad.extxyz" in told
+    assert "frame 1 " in told
+    assert "line 40 " in told
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_file_without_labels_is_a_clear_error_where_labels_are_needed(tmp_path):
+    file = tmp_path / "bare.extxyz"
+    Dataset([Frame.of(bulk("Ni", cubic=True))]).save(file)
+    for verb in (["train", file, "--out", tmp_path / "m"], ["distil", file, "--budget", 1, "--out", tmp_path / "d"]):
+        _, told = call(*verb, code=DataError.exit_code)
+        assert "energy and forces" in told
+    assert not (tmp_path / "m").exists()
+
+
+def test_what_is_not_a_model_is_refused_with_what_was_expected(tmp_path, labelled):
+    _, told = call("evaluate", tmp_path, labelled, code=BackendError.exit_code)
+    assert "folder that holds a trained model" in told
+
+
+def test_train_and_evaluate_agree_on_the_promised_keys(model, labelled):
+    out, told = call("evaluate", model, labelled, "--json")
+    errors = json.loads(out)
+    assert set(errors) == {
+        "energy_rmse_mev_per_atom",
+        "energy_mae_mev_per_atom",
+        "force_rmse_ev_per_angstrom",
+        "force_mae_ev_per_angstrom",
+        "stress_rmse_gpa",
+        "n_frames",
+    }
+    assert errors["n_frames"] == 60
+    assert 0 < errors["force_rmse_ev_per_angstrom"] < 0.3
+    assert "energy from 'energy', forces from 'forces', stress from 'stress'" in told
+    text, _ = call("evaluate", model, labelled)
+    assert "meV/atom" in text
+
+
+def test_other_peoples_files_are_read_and_what_was_used_is_said(model, shared_data):
+    out, told = call("evaluate", model, shared_data / "ni_zuo2020" / "Ni_test.xyz", "--json")
+    assert json.loads(out)["n_frames"] == 31
+    assert json.loads(out)["stress_rmse_gpa"] is None
+    assert "forces from 'force'" in told
+
+
+def test_the_reference_has_no_error_on_its_own_labels(labelled):
+    errors = json.loads(call("evaluate", EAM, labelled, "--json")[0])
+    assert errors["energy_rmse_mev_per_atom"] < 1e-6
+    assert errors["force_rmse_ev_per_angstrom"] < 1e-6
+    assert errors["stress_rmse_gpa"] < 1e-5
+
+
+def test_distil_reveals_the_labels_of_a_file_and_resumes(labelled, tmp_path):
+    out = tmp_path / "d"
+    command = ["distil", labelled, "--budget", 12, "--out", out, "--selector", "fps", "--seed", 2]
+    command += ["--set", "train.steps=60", "--set", "distil.round_steps=20", "--set", "distil.holdout=10"]
+    command += ["--set", "distil.initial=6", "--set", "train.members=2"]
+    call(*command)
+    assert len(Dataset.load(out / "distilled.extxyz")) == 12
+    assert (out / "model" / "model.safetensors").exists()
+    curve = json.loads((out / "learning_curve.json").read_text())
+    assert [row["n_labels"] for row in curve["rounds"]] == [6, 12]
+    again, _ = call(*command)
+    assert "Nothing to do" in again
+
+
+def test_distil_with_a_reference_labels_what_it_chooses(tmp_path, labelled):
+    pool = tmp_path / "pool.extxyz"
+    Dataset.load(labelled).without_labels().save(pool)
+    out = tmp_path / "d"
+    command = ["distil", pool, "--budget", 8, "--out", out, "--reference", EAM, "--selector", "random"]
+    call(*command, "--set", "train.steps=20", "--set", "distil.holdout=5", "--set", "distil.round_steps=5")
+    assert len(list(out.glob("labels/??/*.json"))) == 13
+    assert all(f.labels is not None for f in Dataset.load(out / "distilled.extxyz"))
+
+
+def test_validate_compares_any_two_potentials(tmp_path):
+    command = ["validate", "lammps:Ni_u3.eam", "--reference", EAM, "--element", "Ni", "--out", tmp_path]
+    out, _ = call(*command, "--set", 'validate.polymorphs=["fcc","hcp"]')
+    assert "ground state right" in out
+    result = json.loads((tmp_path / "validation.json").read_text())
+    assert [row["crystal"] for row in result["polymorphs"]["crystals"]] == ["fcc", "hcp"]
+
+
+def test_select_chooses_from_a_pool(labelled, tmp_path, model):
+    for selector, extra in (("fps", []), ("committee", ["--model", model])):
+        file = tmp_path / f"{selector}.extxyz"
+        call("select", labelled, "-n", 7, "--selector", selector, "--out", file, *extra)
+        assert len(Dataset.load(file)) == 7
+    call("select", labelled, "-n", 7, "--selector", "committee", "--out", tmp_path / "x", code=ConfigError.exit_code)
+
+
+def test_label_reports_failures_and_keeps_the_rest(tmp_path):
+    good = bulk("Ni", cubic=True)
+    bad = good.copy()
+    bad.positions[1] = bad.positions[0] + 0.1
+    file = tmp_path / "two.extxyz"
+    Dataset([Frame.of(good), Frame.of(bad)]).save(file)
+    out, _ = call("label", file, "--reference", EAM, "--out", tmp_path / "o")
+    assert "1 labelled, 1 failed" in out
+    failures = json.loads((tmp_path / "o" / "failures.json").read_text())
+    assert [f["reason"] for f in failures] == ["overlap"]
+    assert len(Dataset.load(tmp_path / "o" / "labelled.extxyz")) == 1
+
+
+def test_the_template_is_right_and_the_reference_lists_all_keys(tmp_path):
+    out, _ = call("config", "template", "--element", "Al", "--potential", "lammps:Al_zhou.eam.alloy")
+    file = tmp_path / "al.toml"
+    file.write_text(out)
+    assert "Al sampled by lammps:Al_zhou.eam.alloy" in call("config", "check", file)[0]
+    listed, _ = call("config", "reference")
+    assert "distil.budget" in listed
+    assert "train.members" in listed
+
+
+def test_status_and_explain_of_what_is_no_run_say_so(tmp_path):
+    for verb in ("status", "explain"):
+        _, told = call(verb, tmp_path, code=StoreError.exit_code)
+        assert "is not a run" in told
+
+
+def test_other_metals_sample_by_changing_two_words(tmp_path):
+    for element, potential in (("Al", "lammps:Al_zhou.eam.alloy"), ("Nb", "lammps:Nb.uf3")):
+        out = tmp_path / f"{element}.extxyz"
+        short = ["sample.temperature=[500]", "sample.pressure=[0]", "sample.steps=100", "sample.stride=50"]
+        short += ["sample.equilibration=50", "sample.melting=50"]
+        options = [word for text in short for word in ("--set", text)]
+        call("sample", "--element", element, "--potential", potential, "--out", out, *options)
+        assert len(Dataset.load(out)) == 4
