@@ -52,20 +52,8 @@ def model(labelled, tmp_path_factory):
 
 def test_help_lists_every_verb():
     out, _ = call("--help")
-    for verb in [
-        "run",
-        "sample",
-        "label",
-        "train",
-        "select",
-        "distil",
-        "validate",
-        "evaluate",
-        "report",
-        "explain",
-        "status",
-        "config",
-    ]:
+    verbs = "run sample label train select distil validate evaluate report explain status config"
+    for verb in verbs.split():
         assert f" {verb} " in out
 
 

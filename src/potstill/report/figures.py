@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,16 @@ _STYLE = {
 }
 
 
+def style() -> AbstractContextManager[None]:
+    """Return a context in which figures are drawn in the page's style; the user's own settings come back after it."""
+    import matplotlib as mpl
+
+    context: AbstractContextManager[None] = mpl.rc_context(_STYLE)
+    return context
+
+
 class Figure:
-    """A matplotlib figure that ends as inline SVG.
+    """A matplotlib figure in the page's style; it ends as inline SVG or as a PNG.
 
     Parameters
     ----------
@@ -42,24 +51,30 @@ class Figure:
     """
 
     def __init__(self, name: str, n: int = 1, size: tuple[float, float] = (4.4, 3.3)) -> None:
-        import matplotlib as mpl
         from matplotlib.figure import Figure as Canvas
 
-        self._rc = mpl.rc_context({**_STYLE, "svg.hashsalt": f"potstill-{name}"})
-        self._rc.__enter__()
+        self._salt = f"potstill-{name}"
         self.figure = Canvas(figsize=(size[0] * n, size[1]), layout="constrained")
         self.axes = np.atleast_1d(self.figure.subplots(1, n))
 
     def svg(self) -> str:
-        """Return the markup."""
+        """Return the markup, to be set inline: text has the page's colour, the ground is clear."""
+        import matplotlib as mpl
+
         text = io.StringIO()
-        self.figure.savefig(text, format="svg", transparent=True, dpi=160, metadata={"Date": None, "Creator": None})
-        self._rc.__exit__(None, None, None)
+        with mpl.rc_context({**_STYLE, "svg.hashsalt": self._salt}):
+            self.figure.savefig(text, format="svg", transparent=True, dpi=160, metadata={"Date": None, "Creator": None})
         markup = text.getvalue()
         return markup[markup.index("<svg") :].replace(INK, "currentColor")
 
+    def png(self) -> bytes:
+        """Return a picture on white."""
+        data = io.BytesIO()
+        self.figure.savefig(data, format="png", dpi=130, facecolor="white")
+        return data.getvalue()
 
-def coverage(points: Mapping[str, Any], distilled: set[str]) -> str:
+
+def coverage(points: Mapping[str, Any], distilled: set[str]) -> Figure:
     """Energy against volume of the pool, by temperature, with the distilled frames ringed."""
     f = Figure("coverage", size=(6.6, 4.0))
     ax = f.axes[0]
@@ -74,10 +89,10 @@ def coverage(points: Mapping[str, Any], distilled: set[str]) -> str:
     ax.set_xlabel("volume (Å³/atom)")
     ax.set_ylabel("energy by the model (eV/atom)")
     f.figure.legend(loc="outside upper right")
-    return f.svg()
+    return f
 
 
-def learning_curve(rounds: Sequence[Mapping[str, Any]]) -> str:
+def learning_curve(rounds: Sequence[Mapping[str, Any]]) -> Figure:
     """Errors on the hold-out against the number of labels."""
     f = Figure("learning", 2)
     n = [r["n_labels"] for r in rounds]
@@ -93,10 +108,10 @@ def learning_curve(rounds: Sequence[Mapping[str, Any]]) -> str:
         ax.set_ylabel(unit)
         ax.set_ylim(0, 1.2 * max(values))
         ax.set_xlim(0, 1.1 * max(n))
-    return f.svg()
+    return f
 
 
-def parity(points: Mapping[str, Any]) -> str:
+def parity(points: Mapping[str, Any]) -> Figure:
     """Model against reference on the hold-out: energies, forces, stresses."""
     panels = [
         ("energy_ev_per_atom", "energy (eV/atom)", BLUE),
@@ -114,10 +129,10 @@ def parity(points: Mapping[str, Any]) -> str:
         ax.set_xlabel("reference")
         ax.set_ylabel("model")
         ax.set_aspect("equal", "box")
-    return f.svg()
+    return f
 
 
-def polymorphs(rows: Sequence[Mapping[str, Any]], ground: str, tolerance: float) -> str:
+def polymorphs(rows: Sequence[Mapping[str, Any]], ground: str, tolerance: float) -> Figure:
     """Energies of the crystals relative to the ground state, and the errors of energy and volume."""
     rows = [r for r in rows if r["relative_energy_error"] is not None]
     names = [r["crystal"] for r in rows]
@@ -145,4 +160,4 @@ def polymorphs(rows: Sequence[Mapping[str, Any]], ground: str, tolerance: float)
         f.axes[1].set_ylim(-1.1 * limit, 1.1 * limit)
     for ax in f.axes:
         ax.set_xticks(at, names, rotation=45, ha="right")
-    return f.svg()
+    return f

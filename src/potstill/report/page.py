@@ -144,13 +144,6 @@ def _next(summary: dict[str, Any]) -> list[str]:
             f"{', '.join(missed)}: outside the tolerance. More labels of this pool mend that little, because it holds "
             "no such crystal: add configurations like them to the pool, or do not use the potential there."
         )
-    curve = summary["distil"]["curve"]
-    if len(curve) > 1 and curve[-1]["errors"]:
-        before, after = (r["errors"]["force_rmse_ev_per_angstrom"] for r in curve[-2:])
-        if after < 0.85 * before:
-            advice.append("The force error was still falling in the last round: a larger distil.budget would lower it.")
-        else:
-            advice.append("The force error hardly fell in the last round: more labels of this pool would gain little.")
     return advice
 
 
@@ -158,8 +151,13 @@ def _crystals(summary: dict[str, Any]) -> set[str]:
     return {row["crystal"] for row in summary["validate"]["polymorphs"]["crystals"]}
 
 
-def draw(out: Path, summary: dict[str, Any]) -> dict[str, str]:
-    """Return the figures of a finished run as SVG markup by name."""
+def draw(out: Path, summary: dict[str, Any]) -> dict[str, figures.Figure]:
+    """Return the figures of a finished run by name."""
+    with figures.style():
+        return _drawn(out, summary)
+
+
+def _drawn(out: Path, summary: dict[str, Any]) -> dict[str, figures.Figure]:
     p = summary["validate"]["polymorphs"]
     made = {"polymorphs": figures.polymorphs(p["crystals"], str(p["relative_to"]), p["tolerance_mev_per_atom"])}
     folder = out / "3-validate"
@@ -191,7 +189,9 @@ def report(out: str | Path) -> dict[str, Any]:
     out = Path(out)
     summary = gather(out)
     environment = Environment(loader=PackageLoader("potstill.report", "."), autoescape=select_autoescape())
-    page = environment.get_template("page.html").render(s=summary, figures=draw(out, summary))
+    page = environment.get_template("page.html").render(
+        s=summary, figures={name: figure.svg() for name, figure in draw(out, summary).items()}
+    )
     write_json(out / "summary.json", summary)
     write_atomic(out / "report.html", page.encode())
     return {"headline": summary["headline"], "verdict": summary["verdict"]}

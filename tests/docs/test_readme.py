@@ -1,0 +1,77 @@
+"""What the README says is true of the program."""
+
+import re
+import shlex
+
+import pytest
+
+
+def blocks(repo, language):
+    return re.findall(rf"```{language}\n(.*?)```", (repo / "README.md").read_text(), re.DOTALL)
+
+
+def commands(repo):
+    lines = "\n".join(blocks(repo, "sh")).splitlines()
+    return [line.partition(" >")[0] for line in lines if line.startswith("potstill ")]
+
+
+def test_every_command_of_the_readme_parses(repo):
+    import typer
+
+    from potstill.cli import app
+
+    group = typer.main.get_command(app)
+    found = commands(repo)
+    assert len(found) >= 8
+    for line in found:
+        words = shlex.split(line)[1:]
+        command, context = group, None
+        while hasattr(command, "commands"):
+            name = words.pop(0)
+            assert name in command.commands, line
+            command = command.commands[name]
+        context = command.make_context("potstill", words, resilient_parsing=False)
+        assert context is not None
+
+
+def test_the_table_of_verbs_is_the_list_of_commands(repo):
+    import typer
+
+    from potstill.cli import app
+
+    told = re.findall(r"^\| `(\w+)` \|", (repo / "README.md").read_text(), re.MULTILINE)
+    assert sorted(told) == sorted(typer.main.get_command(app).commands)
+
+
+def test_the_make_targets_exist(repo):
+    makefile = (repo / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(blocks(repo, "sh")), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE"])
+def test_the_files_that_the_readme_points_to_exist(repo, name):
+    assert (repo / name).stat().st_size > 100
+
+
+def test_the_architecture_page_names_every_module(repo):
+    page = (repo / "ARCHITECTURE.md").read_text()
+    for path in (repo / "src" / "potstill").iterdir():
+        if path.name.startswith("__") or path.suffix not in ("", ".py") or path.name == "py.typed":
+            continue
+        assert path.name in page or f"{path.stem}/" in page, path.name
+
+
+def test_the_calculator_example_runs(repo, tmp_path, monkeypatch, nickel):
+    import numpy as np
+
+    from potstill.config import ModelConfig, TrainConfig
+    from potstill.data import Dataset, Labels
+    from potstill.train import train
+
+    frames = Dataset(f.labelled(Labels(-4.45 * f.n_atoms, np.zeros((f.n_atoms, 3)), None, "test")) for f in nickel(4))
+    train(frames, ModelConfig(), TrainConfig(steps=0, members=2), seed=1).save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks(repo, "python")
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - our own README, held true by running it
+    assert (tmp_path / "model").is_dir()
