@@ -3,18 +3,21 @@
 Call them from a test of your own; pytest is not needed. Each raises :class:`AssertionError` whose message says what
 was expected, what came and by how much the two differ. Whatever is random here has a fixed seed, so a failure repeats.
 
-    from potstill.testing import check_potential
+    from potstill.testing import check_potential, example_frames
 
-    def test_my_potential():
-        check_potential(MyPotential(), Frame.of(bulk("Ni", cubic=True)))
+    @pytest.mark.parametrize("kind", ["liquid", "triclinic", "slab", "molecule"])
+    def test_my_potential(kind):
+        check_potential(MyPotential(), example_frames(["Ni"])[kind])
 
 Units are eV, Å, eV/Å. The tolerances are those of an analytic potential in double precision; ``loose`` multiplies all
-of them for a code that iterates to self-consistency or computes in single precision.
+of them for a code that iterates to self-consistency or computes in single precision (steps of differences grow as its
+cube root).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +68,59 @@ class _Answer:
     energy: float
     forces: Array
     virial: Array | None
+
+
+# --- something to try a candidate on ---
+
+
+def example_frames(elements: Sequence[str], *, seed: int = SEED) -> dict[str, Frame]:
+    """Make one structure of each kind that a potential should cope with, without symmetry, of a metal or a mixture.
+
+    ``liquid``: 20 atoms at random, none closer than 3/4 of the crystal's distance; ``triclinic``: a sheared, shaken
+    crystal of 8; ``slab``: 12, periodic in two directions; ``molecule``: 5, in no cell. Densities are tabulated ones.
+
+    Parameters
+    ----------
+    elements : sequence of str
+        Chemical symbols, dealt to the atoms in turn.
+    seed : int
+        Decides the positions.
+    """
+    from ase import Atoms
+
+    rng = np.random.default_rng(seed)
+    volume = float(np.mean([crystals.atomic_volume(e) for e in elements]))
+    near = (math.sqrt(2) * volume) ** (1 / 3)
+    cube = crystals.supercell("fcc", elements[0], volume, 4)
+
+    def dealt(atoms: Atoms) -> Atoms:
+        atoms.set_chemical_symbols([elements[i % len(elements)] for i in range(len(atoms))])
+        return _moved(atoms, rng.normal(0.0, 0.04 * near, (len(atoms), 3)))
+
+    edge = (20 * 1.15 * volume) ** (1 / 3)
+    points = np.empty((0, 3))
+    while len(points) < 20:
+        point = rng.uniform(0.0, edge, 3)
+        apart = points - point
+        apart -= edge * np.round(apart / edge)
+        if not len(points) or np.linalg.norm(apart, axis=1).min() > 0.75 * near:
+            points = np.vstack([points, point])
+    liquid = Atoms([elements[i % len(elements)] for i in range(20)], positions=points, cell=[edge] * 3, pbc=True)
+
+    noise = rng.normal(0.0, 0.05, (3, 3))
+    slab = dealt(cube.repeat((1, 1, 3)))
+    slab.pbc = (True, True, False)
+    slab.center(vacuum=6.0, axis=2)
+    molecule = dealt(cube.repeat((2, 1, 1))[:5])
+    molecule.set_cell(np.zeros((3, 3)))
+    molecule.pbc = False
+    kinds = {
+        "liquid": liquid,
+        "triclinic": _stretched(dealt(cube.repeat((2, 1, 1))), noise + noise.T),
+        "slab": slab,
+        "molecule": molecule,
+    }
+    return {kind: Frame.of(atoms) for kind, atoms in kinds.items()}
 
 
 # --- potentials ---
@@ -182,10 +238,11 @@ def check_forces(potential: Potential, frame: Frame, *, loose: float = 1.0) -> N
 
     with _calculator(potential) as calculator:
         forces = _ask(calculator, atoms).forces
-        slopes = [_slope(calculator, lambda s, u=u: _moved(atoms, s * u), DISPLACEMENT) for u in directions]
-    tolerance = loose * DERIVATIVE * max(float(np.abs(forces).max()), FORCE_FLOOR)
-    along = np.array([np.sum(forces * u) for u in directions])
-    _same("forces and −∂E/∂x", along, -np.array(slopes), tolerance, "eV/Å")
+        tolerance = loose * DERIVATIVE * max(float(np.abs(forces).max()), FORCE_FLOOR)
+        along = np.array([np.sum(forces * u) for u in directions])
+        step = DISPLACEMENT * loose ** (1 / 3)
+        slopes = _slopes(calculator, atoms, _moved, directions, step, -along, tolerance)
+    _same("forces and −∂E/∂x", along, -slopes, tolerance, "eV/Å")
 
 
 def check_stress(potential: Potential, frame: Frame, *, loose: float = 1.0) -> None:
@@ -202,13 +259,12 @@ def check_stress(potential: Potential, frame: Frame, *, loose: float = 1.0) -> N
         strain[b, a] += 0.5
         strains.append(strain)
     with _calculator(potential) as calculator:
-        virial = _ask(calculator, atoms).virial
-        slopes = [_slope(calculator, lambda s, e=e: _stretched(atoms, s * e), STRAIN) for e in strains]
-    if virial is None:
-        raise AssertionError("the calculator gives no stress for a frame that is periodic in all directions")
-    tolerance = loose * DERIVATIVE * max(float(np.abs(virial).max()), VIRIAL_FLOOR * frame.n_atoms)
-    got = np.array([virial[a, b] for a, b in VOIGT])
-    _same("stress·V and ∂E/∂ε (xx yy zz yz xz xy)", got, np.array(slopes), tolerance, "eV")
+        virial = np.asarray(_ask(calculator, atoms).virial, dtype=np.float64)
+        tolerance = loose * DERIVATIVE * max(float(np.abs(virial).max()), VIRIAL_FLOOR * frame.n_atoms)
+        components = np.array([virial[a, b] for a, b in VOIGT])
+        step = STRAIN * loose ** (1 / 3)
+        slopes = _slopes(calculator, atoms, _stretched, strains, step, components, tolerance)
+    _same("stress·V and ∂E/∂ε (xx yy zz yz xz xy)", components, slopes, tolerance, "eV")
 
 
 def check_symmetry(potential: Potential, frame: Frame, *, loose: float = 1.0) -> None:
@@ -367,7 +423,7 @@ def check_committee(committee: Committee, frames: Sequence[Frame], *, loose: flo
 
 
 def check_spread(committee: Committee, frames: Sequence[Frame], *, loose: float = 1.0) -> None:
-    """Check that spreads are one number a frame, never negative, 0 for a single member, the same alone and in a batch."""
+    """Check that spreads are one number a frame, never negative, 0 for one member, the same alone and in a batch."""
     n = len(frames)
     _demand(committee.members >= 1, f"a committee has at least one member, but this one has {committee.members}")
     together = committee.spread(frames)
@@ -596,17 +652,42 @@ def _ask(calculator: Any, atoms: Atoms) -> _Answer:
     _demand(np.isfinite(forces).all(), "a force is not finite")
     virial = None
     if work.pbc.all():
-        stress = np.array(work.get_stress(), dtype=np.float64)
+        try:
+            stress = np.array(work.get_stress(), dtype=np.float64)
+        except NotImplementedError as error:
+            raise AssertionError(
+                "the calculator gives no stress, though the cell is periodic in all directions"
+            ) from error
         _demand(stress.shape == (6,), f"a stress has six components, but this one has shape {stress.shape}")
         _demand(np.isfinite(stress).all(), f"the stress is {stress}")
         virial = tensor(stress) * work.get_volume()
     return _Answer(energy, forces, virial)
 
 
-def _slope(calculator: Any, path: Callable[[float], Atoms], step: float) -> float:
-    """Return dE/ds at 0 by a central difference along ``path(s) -> Atoms``."""
-    ahead, behind = (float(_ask(calculator, path(s)).energy) for s in (step, -step))
-    return (ahead - behind) / (2 * step)
+def _slopes(
+    calculator: Any,
+    atoms: Atoms,
+    change: Callable[[Atoms, Array], Atoms],
+    directions: Sequence[Array],
+    step: float,
+    expected: Array,
+    tolerance: float,
+) -> Array:
+    """Return derivatives of the energy by central differences of ``change(atoms, ±step · direction)``.
+
+    Where one is not as expected, a tenth of the step gets a second chance: in old tables the force is not continuous at
+    the cutoff, and no difference across that point is the derivative.
+    """
+
+    def slope(along: Array, width: float) -> float:
+        ahead, behind = (_ask(calculator, change(atoms, s * along)).energy for s in (width, -width))
+        return (ahead - behind) / (2 * width)
+
+    found = np.array([slope(d, step) for d in directions])
+    for k, direction in enumerate(directions):
+        if abs(found[k] - expected[k]) > tolerance:
+            found[k] = slope(direction, 0.1 * step)
+    return found
 
 
 def _moved(atoms: Atoms, by: Any) -> Atoms:

@@ -623,7 +623,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, nickel, monkeypatch):
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("potstill.data.os.fsync", full)
+    monkeypatch.setattr("potstill.data.files.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         nickel(3).save(path)
     assert path.read_bytes() == old

@@ -124,7 +124,7 @@ def test_a_half_written_file_is_no_entry(tmp_path, nickel_frame):
 def test_a_write_that_fails_leaves_no_entry_and_no_litter(tmp_path, nickel_frame, monkeypatch):
     store = LabelStore(tmp_path)
     with monkeypatch.context() as broken:
-        broken.setattr("potstill.data.os.fsync", full_disk)
+        broken.setattr("potstill.data.files.os.fsync", full_disk)
         with pytest.raises(OSError, match="No space left"):
             store.put(nickel_frame, Labels(-1.0, np.zeros((4, 3)), None, "eam:1"))
     assert files_below(tmp_path) == []
@@ -164,7 +164,7 @@ def test_an_entry_of_another_format_or_without_its_values_is_refused(tmp_path, n
 def test_write_atomic_leaves_the_old_content_and_no_litter_where_the_disk_is_full(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
     write_atomic(path, b"old")
-    monkeypatch.setattr("potstill.data.os.fsync", full_disk)
+    monkeypatch.setattr("potstill.data.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"

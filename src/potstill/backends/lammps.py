@@ -337,7 +337,7 @@ def _boxed(cell: Array, positions: Array, pbc: Any) -> tuple[Array, Array]:
     if np.linalg.det(full) < 0:  # keep a right-handed box
         k = free[0]
         full[k] = -full[k]
-        moved -= full[k]
+        moved += full[k]
     return full, moved
 
 

@@ -7,7 +7,9 @@ the linear model, which the network then corrects.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -258,6 +260,7 @@ def fit(
     frames = data.only_labelled()
     if not len(frames):
         raise DataError("Training needs labelled frames, but the data have none.")
+    _afford(frames, descriptor)
     cache = cache or JacobianCache(descriptor)
     whitening = whitening or Whitening.fit(descriptor, frames)
     examples = [cache.example(f) for f in frames]
@@ -282,9 +285,22 @@ def fit(
     return Committee(descriptor, whitening, network.fold(shift), 1.0, about)
 
 
-def _data_digest(frames: Dataset) -> str:
-    import hashlib
+def _afford(frames: Dataset, descriptor: Descriptor) -> None:
+    """Refuse, before any work, what the machine's memory cannot hold.
 
+    Jacobians grow as the square of a frame's atoms, and are held twice for a moment, when the tensors are made.
+    """
+    needed = 2 * sum(4 * f.n_atoms * descriptor.n_features * (3 * f.n_atoms + 6) for f in frames)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > 0.9 * memory:
+        raise DataError(
+            f"Training on these {len(frames)} frames of up to {max(f.n_atoms for f in frames)} atoms needs about "
+            f"{needed / 2**30:.0f} GiB of memory, and this machine has {memory / 2**30:.0f}. Distil them to fewer "
+            "frames, or lower model.n_angular."
+        )
+
+
+def _data_digest(frames: Dataset) -> str:
     content = hashlib.sha256()
     for f in frames:
         content.update(f.key.encode())

@@ -37,12 +37,12 @@ def _ase_dynamics(
     """Martyna–Tobias–Klein isotropic NPT (ASE's ``IsotropicMTKNPT``), damping 100 fs and 1 ps as in the native path."""
     from ase import units
     from ase.md.nose_hoover_chain import IsotropicMTKNPT
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
     atoms = start.copy()
     atoms.calc = potential.calculator()
-    MaxwellBoltzmannDistribution(atoms, temperature_K=1.5 * stages[0][0].temperature, rng=np.random.default_rng(seed))
-    Stationary(atoms)
+    thermal = np.sqrt(atoms.get_masses() * units.kB * 1.5 * stages[0][0].temperature)[:, None]
+    momenta = thermal * np.random.default_rng(seed).standard_normal((len(atoms), 3))
+    atoms.set_momenta(momenta - momenta.mean(axis=0))
     first_volume = atoms.get_volume()
     for index, (state, n_steps, stride) in enumerate(stages):
         md = IsotropicMTKNPT(

@@ -1,0 +1,20 @@
+"""Frames, labels and datasets, and their way in and out of structure files."""
+
+from potstill.data.files import LabelKeys, detect_label_keys, read_frames, write_atomic
+from potstill.data.frames import VOIGT, Array, Dataset, Failure, Frame, Labels, Origin, tensor, voigt
+
+__all__ = [
+    "VOIGT",
+    "Array",
+    "Dataset",
+    "Failure",
+    "Frame",
+    "LabelKeys",
+    "Labels",
+    "Origin",
+    "detect_label_keys",
+    "read_frames",
+    "tensor",
+    "voigt",
+    "write_atomic",
+]
