@@ -6,6 +6,7 @@ Sits below the rooms because both `sample` and `checks` need it.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,17 @@ def atomic_volume(element: str) -> float:
     if state.get("symmetry") == "hcp" and a:
         return float(a) ** 3 * math.sqrt(0.75) * float(state.get("c/a", math.sqrt(8 / 3))) / 2
     return float(2 * covalent_radii[atomic_numbers[element]]) ** 3 / math.sqrt(2)
+
+
+def space_group(atoms: Atoms, tolerance: float) -> str:
+    """Return the international symbol and number by spglib, such as ``Fm-3m (225)``, at a tolerance in Å."""
+    import spglib
+
+    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+    with warnings.catch_warnings():  # spglib announces a change of its error handling at every call
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = spglib.get_spacegroup(cell, symprec=tolerance)
+    return str(found) if found else "unknown"
 
 
 def relaxed(

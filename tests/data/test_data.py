@@ -11,21 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from potstill.data import (
-    BLOCK,
-    GRID,
-    MAX_ATOMS,
-    VOIGT,
-    Dataset,
-    Frame,
-    LabelKeys,
-    Labels,
-    Origin,
-    read_frames,
-    tensor,
-    voigt,
-    write_atomic,
-)
+from potstill.data import VOIGT, Dataset, Frame, LabelKeys, Labels, Origin, read_frames, tensor, voigt, write_atomic
+from potstill.data.files import BLOCK
+from potstill.data.frames import GRID, MAX_ATOMS
 from potstill.errors import DataError
 
 FORCE_DIGITS = 0.5e-8 + 1e-12  # eV/Å; extended XYZ holds eight decimals

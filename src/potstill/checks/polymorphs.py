@@ -41,14 +41,6 @@ def _shape(name: str, atoms: Any) -> dict[str, float]:
     return {"a": float(a), "c_over_a": float(2 * c / _LAYERS[name] / a)}
 
 
-def _space_group(atoms: Any) -> str:
-    import spglib
-
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    found = spglib.get_spacegroup(cell, symprec=SYMMETRY_TOLERANCE)
-    return str(found) if found else "unknown"
-
-
 @dataclass(frozen=True)
 class Polymorphs:
     """The check: relax each prototype and report energy, volume, lattice constant, c/a.
@@ -90,8 +82,8 @@ class Polymorphs:
         return {
             "energy": energy,
             "volume": float(atoms.get_volume()) / len(atoms),
-            "space_group": _space_group(atoms),
-            "space_group_start": _space_group(start),
+            "space_group": crystals.space_group(atoms, SYMMETRY_TOLERANCE),
+            "space_group_start": crystals.space_group(start, SYMMETRY_TOLERANCE),
             **_shape(crystal, atoms),
         }
 

@@ -43,7 +43,7 @@ class Rung:
     n_atoms : int
         Asked for; the nearest supercell is taken.
     melt_temperature : float
-        K, where a melt is made.
+        K, where a melt is made; that of the rung itself for a crystal.
     steps, equilibration, melting, stride : int
         MD steps.
     timestep : float
@@ -97,7 +97,7 @@ def rungs(settings: SampleConfig) -> list[Rung]:
             temperature,
             pressure,
             n_atoms,
-            max(settings.temperature),
+            max(settings.temperature) if start == "melt" else temperature,
             settings.steps,
             settings.equilibration,
             settings.melting,

@@ -1,0 +1,50 @@
+"""Two codes' dynamics of one potential visit the same states."""
+
+import numpy as np
+import pytest
+
+from potstill.backends import resolve
+from potstill.crystals import supercell
+from potstill.protocols import State
+from potstill.sample.dynamics import _ase_dynamics, dynamics
+
+EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
+
+
+def volumes(run):
+    return np.array([atoms.get_volume() / len(atoms) for _, _, atoms in run])
+
+
+def standard_error(x, blocks=8):
+    return np.std([b.mean() for b in np.array_split(x, blocks)], ddof=1) / np.sqrt(blocks)
+
+
+def test_native_and_ase_dynamics_agree_on_the_mean_volume():
+    start, hot = supercell("fcc", "Ni", 10.9, 32), State(900.0, 0.0)
+    native = volumes(dynamics(EAM, start, [(hot, 2000, 0), (hot, 20000, 20)], timestep=2.0, seed=1))
+    slow = volumes(_ase_dynamics(EAM, start, [(hot, 1000, 0), (hot, 4000, 20)], 2.0, 1))
+    error = np.hypot(standard_error(native), standard_error(slow))
+    assert abs(native.mean() - slow.mean()) < 4 * error
+    assert error < 0.05, "the bound above would prove nothing"
+    assert native.std() == pytest.approx(slow.std(), rel=0.35)
+
+
+def test_pressure_compresses_and_heat_expands():
+    start = supercell("fcc", "Ni", 10.9, 32)
+
+    def mean(temperature, pressure):
+        state = State(temperature, pressure)
+        return volumes(dynamics(EAM, start, [(state, 1000, 0), (state, 3000, 20)], timestep=2.0, seed=2)).mean()
+
+    assert mean(300, 40) < mean(300, 15) < mean(300, 0) < mean(1200, 0)
+
+
+def test_the_same_seed_gives_the_same_trajectory_and_another_does_not():
+    start, state = supercell("fcc", "Ni", 10.9, 32), State(700.0, 0.0)
+
+    def last(seed):
+        *_, (_, _, atoms) = dynamics(EAM, start, [(state, 400, 100)], timestep=2.0, seed=seed)
+        return atoms.positions
+
+    assert np.array_equal(last(5), last(5))
+    assert not np.allclose(last(5), last(6))
