@@ -51,7 +51,8 @@ class Prediction:
 
 def silu(z: Array) -> tuple[Array, Array]:
     """Return z·σ(z) and its derivative."""
-    s = 1.0 / (1.0 + np.exp(-z))
+    with np.errstate(over="ignore"):  # far out, the infinity gives the right limit
+        s = 1.0 / (1.0 + np.exp(-z))
     return z * s, s * (1.0 + z * (1.0 - s))
 
 
@@ -270,7 +271,7 @@ class Committee:
                 f"Expected a trained model in {folder} (model.json and model.safetensors), but "
                 f"{error.filename} is missing."
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError, OSError) as error:
             raise DataError(f"The model in {folder} is broken: {error}. Train it again, or copy it again.") from None
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             found = header.get("format") if isinstance(header, dict) else "none"
@@ -289,14 +290,18 @@ class Committee:
             weights = Weights.from_tensors(tensors)
             fits = weights.shapes(descriptor, int(header["members"]))
             calibration = float(header["calibration"])
-        except (KeyError, TypeError, ValueError) as error:
+            about = dict(header.get("about", {}))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"The model in {folder} is incomplete: {type(error).__name__} {error}.") from None
         F, Z = descriptor.n_features, len(descriptor.elements)
         if not fits or whitening.mean.shape != (Z, F) or whitening.matrix.shape != (Z, F, F):
             raise DataError(f"The model in {folder} has arrays that do not fit its descriptor. It is damaged.")
-        if not all(np.isfinite(t).all() for t in weights.tensors().values()):
-            raise DataError(f"The model in {folder} holds NaN or infinite weights. It is damaged.")
-        return cls(descriptor, whitening, weights, calibration, header.get("about", {}))
+        arrays = [*weights.tensors().values(), whitening.mean, whitening.matrix]
+        if not all(t.dtype.kind == "f" and np.isfinite(t).all() for t in arrays):
+            raise DataError(f"The model in {folder} holds NaN, infinity or whole numbers for weights. It is damaged.")
+        if not (descriptor.sensible() and 0 <= calibration < np.inf):
+            raise DataError(f"The model in {folder} has a header whose numbers cannot be: {header['descriptor']}.")
+        return cls(descriptor, whitening, weights, calibration, about)
 
     def __repr__(self) -> str:
         n = self.about.get("n_frames", "?")

@@ -14,6 +14,7 @@ from potstill.data import Array, Frame
 from potstill.errors import DataError
 from potstill.model import kernels
 
+MAX_CUTOFF = 20.0  # Å, as in the configuration
 CHUNK_ATOMS = 4096  # atoms whose edges are held at once
 
 
@@ -68,6 +69,14 @@ class Descriptor:
     n_angular: int = 6
     l_max: int = 4
 
+    def sensible(self) -> bool:
+        """Whether every number is one that a descriptor can have; for files of unknown origin."""
+        from ase.data import atomic_numbers
+
+        known = all(e in atomic_numbers for e in self.elements) and len(set(self.elements)) == len(self.elements) > 0
+        reach = all(0 < c <= MAX_CUTOFF for c in (self.cutoff, self.angular_cutoff))
+        return known and reach and 0 < self.n_radial <= 64 and 0 < self.n_angular <= 16 and 0 <= self.l_max <= 6
+
     @property
     def n_channels(self) -> int:
         """Radial channels of the power spectrum, over all neighbour elements."""
@@ -115,6 +124,8 @@ class Descriptor:
         offset = 0
         for k, frame in enumerate(frames):
             a = frame.atoms
+            if not (np.isfinite(a.positions).all() and np.isfinite(a.cell.array).all()):
+                raise DataError("A structure has positions or cell vectors that are NaN or infinite.")
             box = a.cell.array if a.pbc.any() else np.zeros((3, 3))
             i, j, D = neighbours.compute(points=a.positions, box=box, periodic=a.pbc, quantities="ijD")
             n = len(a)
@@ -250,4 +261,6 @@ class FrameFeatures:
             edges = np.concatenate([[0], np.cumsum([f.n_atoms for f in chunk])])
             for frame, lo, hi in zip(chunk, edges[:-1], edges[1:], strict=True):
                 self._known[frame.key] = np.concatenate([x[lo:hi].mean(0), x[lo:hi].std(0)])
+        if not len(frames):
+            return np.empty((0, 2 * self.descriptor.n_features))
         return np.array([self._known[f.key] for f in frames])

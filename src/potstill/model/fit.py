@@ -27,6 +27,7 @@ from potstill.model.descriptor import Descriptor, Whitening
 
 RIDGE = 1e-6  # relative to the mean diagonal of the normal matrix
 EMA = 0.998
+ROBUST_PASSES = 4  # of the ridge solution; the first trusts every frame alike
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class _Network:
 def _ridge(
     examples: Sequence[_Example], whitening: Whitening, settings: TrainConfig
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Solve the linear model for energies, forces and virials together.
+    """Solve the linear model for energies, forces and virials together, by reweighted least squares.
 
     Returns
     -------
@@ -163,34 +164,47 @@ def _ridge(
         Energy of an atom at the mean descriptor, eV.
     """
     Z, F = whitening.mean.shape
-    n = Z * F + Z
-    normal, right = np.zeros((n, n)), np.zeros(n)
-    for e in examples:
-        N = len(e.G)
-        row, slope = np.zeros(n), np.zeros((n, e.K.shape[-1]))
-        for z in range(Z):
-            mine = e.species == z
-            x = (e.G[mine] - whitening.mean[z]) @ whitening.matrix[z]
-            row[z * F : (z + 1) * F] = x.sum(0)
-            row[Z * F + z] = mine.sum()
-            slope[z * F : (z + 1) * F] = whitening.matrix[z].T @ e.K[mine].sum(0, dtype=np.float64)
-        weight = 1.0 / (N * settings.energy_scale)
-        normal += np.outer(row, row) * weight**2
-        right += row * e.energy * weight**2
-        f = slope[:, : 3 * N] / (settings.force_scale * math.sqrt(3 * N))
-        normal += f @ f.T
-        right -= f @ e.forces / (settings.force_scale * math.sqrt(3 * N))
-        if e.virial is not None:
-            weight = 1.0 / (N * settings.virial_scale * math.sqrt(6))
-            v = slope[:, 3 * N :] * weight
-            normal += v @ v.T
-            right += v @ e.virial * weight
-    penalty = np.full(n, RIDGE * np.trace(normal[: Z * F, : Z * F]) / (Z * F))
-    penalty[Z * F :] = 1e-9 * max(
-        float(np.trace(normal[Z * F :, Z * F :])), 1e-300
-    )  # elements' shifts may be degenerate
-    solution = np.linalg.solve(normal + np.diag(penalty), right)
+    systems = [_equations(e, whitening, settings) for e in examples]
+    trust = np.ones(len(systems))
+    solution = np.zeros(Z * F + Z)
+    for _ in range(ROBUST_PASSES):
+        solution = _solve([(w * A, w * y) for w, (A, y) in zip(np.sqrt(trust), systems, strict=True)], Z * F)
+        off = np.array([np.sum((solution @ A - y) ** 2) for A, y in systems])
+        trust = 1.0 / (1.0 + off / settings.robust**2)  # a frame that nothing explains loses its say
     return solution[: Z * F].reshape(Z, F), solution[Z * F :]
+
+
+def _equations(e: _Example, whitening: Whitening, settings: TrainConfig) -> tuple[Array, Array]:
+    """Return one frame's linear equations x·A = y, in units of the loss scales: energy, forces, virial."""
+    Z, F = whitening.mean.shape
+    N = len(e.G)
+    row, slope = np.zeros(Z * F + Z), np.zeros((Z * F + Z, e.K.shape[-1]))
+    for z in range(Z):
+        mine = e.species == z
+        x = (e.G[mine] - whitening.mean[z]) @ whitening.matrix[z]
+        row[z * F : (z + 1) * F] = x.sum(0)
+        row[Z * F + z] = mine.sum()
+        slope[z * F : (z + 1) * F] = whitening.matrix[z].T @ e.K[mine].sum(0, dtype=np.float64)
+    of_energy = 1.0 / (N * settings.energy_scale)
+    of_forces = 1.0 / (settings.force_scale * math.sqrt(3 * N))
+    of_virial = 0.0 if e.virial is None else 1.0 / (N * settings.virial_scale * math.sqrt(6))
+    A = np.concatenate([row[:, None] * of_energy, slope[:, : 3 * N] * of_forces, slope[:, 3 * N :] * of_virial], axis=1)
+    virial = np.zeros(6) if e.virial is None else e.virial
+    y = np.concatenate([[e.energy * of_energy], -e.forces * of_forces, virial * of_virial])
+    return A, y
+
+
+def _solve(systems: Sequence[tuple[Array, Array]], n_linear: int) -> Array:
+    """Solve by normal equations, with a penalty; the elements' shifts, which may be degenerate, get a smaller one."""
+    n = len(systems[0][0])
+    normal, right = np.zeros((n, n)), np.zeros(n)
+    for A, y in systems:
+        normal += A @ A.T
+        right += A @ y
+    penalty = np.full(n, RIDGE * np.trace(normal[:n_linear, :n_linear]) / n_linear)
+    penalty[n_linear:] = 1e-9 * np.trace(normal[n_linear:, n_linear:])
+    tiny = 1e-12 * np.trace(normal)  # where no feature ever moves, as for an atom alone
+    return np.asarray(np.linalg.solve(normal + np.diag(np.maximum(penalty, tiny)), right), dtype=np.float64)
 
 
 def _batches(
