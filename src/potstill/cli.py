@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from potstill.errors import ConfigError, DataError, PotstillError
+from potstill.errors import ConfigError, DataError, PotstillError, StoreError
 
 if TYPE_CHECKING:
     from potstill.config import Config
@@ -84,11 +84,11 @@ def _conclude(out: Path) -> None:
 @app.command()
 def sample(
     out: Out,
-    element: Annotated[str, typer.Option(help="Chemical symbol.")] = "Ni",
-    potential: Annotated[str, typer.Option(help="Potential that drives the dynamics.")] = "lammps:NiAlH_jea.eam.alloy",
+    element: Annotated[str | None, typer.Option(help="Chemical symbol; Ni where nothing else is said.")] = None,
+    potential: Annotated[str | None, typer.Option(help="Potential that drives the dynamics.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file whose [sample] section is used.")] = None,
     overrides: Overrides = None,
-    seed: Seed = 1,
+    seed: Annotated[int | None, typer.Option(help="Decides everything that is drawn at random.", min=0)] = None,
     workers: Workers = 0,
 ) -> None:
     """Step 1: make a pool of configurations by molecular dynamics. --out is a folder or an .extxyz file."""
@@ -96,8 +96,9 @@ def sample(
     from potstill.sample import sample as make_pool
     from potstill.store import RunDir
 
-    given = [] if config else [f'sample.element="{element}"', f'sample.potential="{potential}"']
-    settings = _settings(config, [*given, *(overrides or [])], seed)
+    flags = {"sample.element": element, "sample.potential": potential, "seed": seed}
+    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    settings = _settings(config, [*given, *(overrides or [])], 1)
     folder = out if out.suffix not in (".extxyz", ".xyz") else out.with_name(out.name + ".run")
     file = folder / "pool.extxyz" if folder == out else out
     with RunDir(folder).locked():
@@ -180,7 +181,7 @@ def train(
     settings = _settings(None, given, seed)
     labelled = _labelled(data)
     held = _labelled(valid) if valid else None
-    committee = train_all(labelled, settings.model, settings.train, seed=seed, calibrate_on=held, tell=tell)
+    committee = train_all(labelled, settings.model, settings.train, seed=settings.seed, calibrate_on=held, tell=tell)
     committee.save(out)
     typer.echo(f"{committee!r}: {out}")
 
@@ -221,6 +222,8 @@ def select(
     candidates = _read(pool)
     have = _read(known) if known else Dataset()
     left = candidates.without(have)
+    if not len(left):
+        raise DataError(f"Every frame of {pool} is in {known} already: nothing is left to choose from.")
     chooser = by_name(selector)
     if model is None and selector == "committee":
         raise ConfigError("The selector 'committee' needs a trained model: give --model DIR, or use fps.")
@@ -494,6 +497,9 @@ def main() -> None:
     except PotstillError as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be written, a file where a folder should be
+        typer.echo(f"StoreError: {error}. What was finished is kept.", err=True)
+        sys.exit(StoreError.exit_code)
     except KeyboardInterrupt:
         typer.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
         sys.exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ class Distilled:
         if len(self.holdout):
             self.holdout.save(folder / "holdout.extxyz")
             names.append("holdout.extxyz")
+        else:
+            (folder / "holdout.extxyz").unlink(missing_ok=True)  # of an earlier run with other settings
         self.committee.save(folder / "model")
         write_json(folder / "failures.json", self.failures)
         write_json(folder / "learning_curve.json", {"stopped": self.stopped, "rounds": self.curve})
@@ -179,6 +182,17 @@ def distil(
     )
 
 
+def _content(data: Dataset) -> str:
+    """Return a hash of frames and all that their labels say."""
+    content = hashlib.sha256()
+    for f in data:
+        content.update(f.key.encode())
+        if f.labels is not None:
+            content.update(np.float64(f.labels.energy).tobytes() + np.asarray(f.labels.forces, "<f8").tobytes())
+            content.update(b"-" if f.labels.stress is None else np.asarray(f.labels.stress, "<f8").tobytes())
+    return content.hexdigest()[:16]
+
+
 class _Loop:
     """What stays the same from round to round."""
 
@@ -203,7 +217,7 @@ class _Loop:
         self.trail = digest(
             {
                 "pool": digest(pool.keys),
-                "holdout": digest([(f.key, f.labels.energy if f.labels else None) for f in holdout]),
+                "holdout": _content(holdout),
                 "seed": settings.seed,
                 "model": dump["model"],
                 "train": dump["train"],
@@ -227,6 +241,9 @@ class _Loop:
                 f"{len(got.failures)} of {len(chosen)} labels failed ({got.failures[0].reason}: "
                 f"{got.failures[0].message}). The reference does not suit this pool; all labels made so far are kept."
             )
+        learnt = _content(known)
+        self.trail = digest([self.trail, learnt])  # what follows depends on what the labels say
+        folder = folder / learnt
         record = folder / "round.json"
         if record.exists():
             return known, Committee.load(folder / "model"), read_json(record), list(got.failures)
@@ -262,7 +279,7 @@ class _Loop:
             by_key = {f.key: f for f in left if f.key in keys}
             return Dataset(by_key[k] for k in read_json(file)["keys"] if k in by_key)
         rng = np.random.default_rng([self.settings.seed, 3, number])
-        cap = self.settings.distil.candidates
+        cap = max(self.settings.distil.candidates, n)
         if len(left) > cap:
             left = left.take(np.sort(rng.permutation(len(left))[:cap]))
         describer: Describer = self.features if committee is None else committee.sharing(self.features)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
+from potstill.errors import BackendError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -85,7 +87,7 @@ def each(
     workers : int
         Processes; 0 means one a core.
     crash : callable | None
-        Makes a result of an item that killed its worker; None lets ``BrokenProcessPool`` reach the caller.
+        Makes a result of an item that killed its worker; None makes it a ``BackendError``.
     """
     queue = iter(items)
     while True:
@@ -127,5 +129,7 @@ def _alone(work: Callable[[Item], Result], item: Item, crash: Callable[[Item], R
             return pool.submit(work, item).result()
         except BrokenProcessPool:
             if crash is None:
-                raise
+                raise BackendError(
+                    "A worker died twice on the same task: a crash in compiled code, or not enough memory."
+                ) from None
             return crash(item)

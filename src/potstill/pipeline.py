@@ -25,6 +25,8 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
     sampler = resolve(config.sample.potential, [element])
     reference = resolve(config.reference, [element])
     distilled = out / "2-distil"
+    for name in config.validate_.polymorphs:
+        crystals.prototype(name, element, 1.0)  # a wrong name is told before any work
 
     def do_sample(folder: Path) -> Outcome:
         pool, summary = sample(config.sample, sampler, seed=config.seed, folder=folder, workers=workers, tell=tell)
@@ -38,7 +40,8 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
         return Outcome(result.summary(), result.save(folder))
 
     def do_validate(folder: Path) -> Outcome:
-        holdout = Dataset.load(distilled / "holdout.extxyz") if config.distil.holdout else Dataset()
+        held = distilled / "holdout.extxyz"  # absent where the pool is a single trajectory
+        holdout = Dataset.load(held) if held.exists() else Dataset()
         volume = read_json(out / "1-sample" / "stage.json")["summary"]["volume_per_atom_angstrom3"]
         v = config.validate_
         check = Polymorphs(element, v.polymorphs, volume, v.force_tolerance, v.relax_steps)

@@ -47,6 +47,13 @@ class State:
     pressure: float
 
 
+def stops(n_steps: int, stride: int, longest: int) -> list[int]:
+    """Return the steps at which dynamics pauses: each kept frame; without any, ``longest`` steps apart."""
+    if stride:
+        return list(range(stride, n_steps + 1, stride))
+    return [*range(longest, n_steps, longest), *([n_steps] if n_steps else [])]
+
+
 @runtime_checkable
 class MolecularDynamics(Protocol):
     """A potential whose code runs its own molecular dynamics, much faster than calls from Python."""

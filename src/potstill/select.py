@@ -90,7 +90,7 @@ class CommitteeSpread:
         self, pool: Dataset, n: int, *, known: Dataset, committee: Describer, rng: np.random.Generator
     ) -> Selection:
         """Choose by doubt first, by distance second."""
-        if not isinstance(committee, Committee):
+        if not isinstance(committee, Committee) or committee.members < 2:  # one member never disagrees
             return FarthestPoint().select(pool, n, known=known, committee=committee, rng=rng)
         doubt = committee.spread(list(pool)).force
         keep = min(len(pool), max(2 * n, round(self.SHARE * len(pool))))

@@ -157,12 +157,14 @@ class RunDir:
         with (self.path / ".lock").open("a+") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 handle.seek(0)
                 holder = handle.read().strip() or "unknown"
                 raise StoreError(
                     f"{self.path} is in use by another potstill (process {holder}). Wait for it, or give another --out."
                 ) from None
+            except OSError as error:  # Lustre without -o flock
+                raise StoreError(f"{self.path} lies on a file system that cannot lock: {error}. Use another.") from None
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
@@ -195,7 +197,8 @@ class RunDir:
     def _reasons(self, stage: Stage, running: set[str], folders: Mapping[str, str]) -> Iterator[str]:
         record = self.record(stage.folder)
         if record is None:
-            started = (self.path / stage.folder).exists()
+            folder = self.path / stage.folder
+            started = folder.is_dir() and any(p.name != ".lock" for p in folder.iterdir())
             yield "it was interrupted; whole units are kept" if started else "it has not run yet"
             return
         yield from _changes(record["settings"], _plain(stage.settings))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from ase.build import bulk
 
@@ -10,6 +11,7 @@ from potstill.checks import Polymorphs
 from potstill.config import ModelConfig, TrainConfig
 from potstill.crystals import atomic_volume, supercell
 from potstill.data import Dataset, Frame
+from potstill.errors import BackendError
 from potstill.label import compute
 from potstill.model import Descriptor, FrameFeatures, Whitening
 from potstill.protocols import MolecularDynamics, Potential
@@ -43,8 +45,6 @@ LAMMPS = {
     "meam Nb": ("library.meam", ["Nb"]),
 }
 SMALL = ModelConfig(n_radial=4, n_angular=2, l_max=2, hidden=(8,))
-
-spglib_deprecation = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")
 
 
 def lammps(name: str) -> Potential:
@@ -113,6 +113,18 @@ def test_lammps_takes_vacuum_along_any_cell_vector(pbc, left_handed):
     check_symmetry(lammps("eam/alloy Ni"), Frame.of(atoms))
 
 
+def test_lammps_recovers_after_a_structure_that_it_could_not_take():
+    """As committees do; errors_on() asks one calculator for all frames."""
+    good = bulk("Ni", cubic=True)
+    bad = good.copy()
+    bad.positions[1, 2] = np.nan
+    good.calc = bad.calc = lammps("eam/alloy Ni").calculator()
+    expected = good.get_potential_energy()
+    with pytest.raises(BackendError):
+        bad.get_potential_energy()
+    assert good.get_potential_energy() == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_committee_keeps_the_contract_of_committees(committee, kind):
     frames = example_frames(["Ni"])
@@ -174,8 +186,7 @@ def test_a_rung_keeps_it_with_a_potential_that_has_no_dynamics(committee):
     check_sampler(rung, crystal("Ni", 4), committee)
 
 
-@spglib_deprecation
 @pytest.mark.parametrize("model", ["eam/alloy Ni", "committee"])
 def test_polymorphs_keep_the_contract_of_checks(request, tmp_path, model):
     potential = request.getfixturevalue("committee") if model == "committee" else lammps(model)
-    check_check(Polymorphs("Ni", ("fcc", "bcc"), 10.9), potential, tmp_path)
+    check_check(Polymorphs("Ni", ("fcc", "bcc"), 10.9, force_tolerance=0.01), potential, tmp_path)

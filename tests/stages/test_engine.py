@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from potstill.engine import cores, each, local_processes
+from potstill.errors import BackendError
 
 PATIENCE = 30.0  # s; how long killed things may take to vanish before that counts as never
 
@@ -130,8 +130,8 @@ def test_an_item_that_kills_its_worker_only_once_gets_a_result(tmp_path):
     assert list(each(die_at_first, [marker], workers=1, crash=lambda _: "blamed")) == [(marker, "done")]
 
 
-def test_without_a_word_on_crashes_they_reach_the_caller():
-    with pytest.raises(BrokenProcessPool):
+def test_without_a_word_on_crashes_they_are_a_backend_error():
+    with pytest.raises(BackendError, match="died twice"):
         list(each(square_or_die, [3], workers=1))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +25,7 @@ from ase.calculators.lammps import Prism
 
 from potstill.data import Array, voigt
 from potstill.errors import BackendError, ConvergenceError
-from potstill.protocols import State
+from potstill.protocols import State, stops
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -105,11 +106,22 @@ def _elements_in(path: Path, style: str) -> tuple[str, ...]:
         except (IndexError, ValueError):
             raise BackendError(f"{path} does not begin like a file for pair style {style}.") from None
         text = "".join(head) + handle.read()
+    return tuple(dict.fromkeys(_elements_named(text, style, chemical_symbols)))
+
+
+def _elements_named(text: str, style: str, symbols: Sequence[str]) -> list[str]:
+    """Find the chemical symbols in the formats that are text with names in it."""
     if style.startswith("uf3"):
-        return tuple(dict.fromkeys(re.findall(r"^2B (\w+) ", text, re.MULTILINE)))
+        return re.findall(r"^2B (\w+) ", text, re.MULTILINE)
     if style == "meam":
-        return tuple(m for m in re.findall(r"^'(\w+)'", text, re.MULTILINE) if m in chemical_symbols)
-    return ()
+        return [m for m in re.findall(r"^'(\w+)'", text, re.MULTILINE) if m in symbols]
+    if style in ("sw", "tersoff"):
+        lines = (line.partition("#")[0].split() for line in text.splitlines())
+        return [s for w in lines if len(w) > 3 and all(s in symbols for s in w[:3]) for s in w[:3]]
+    if style == "rann":
+        named = re.search(r"^atomtypes:\s*\n([^\n]+)", text, re.MULTILINE)
+        return [s for s in (named[1].split() if named else ()) if s in symbols]
+    return []
 
 
 @dataclass(frozen=True)
@@ -289,10 +301,9 @@ class _Session:
             self._commands(
                 "reset_timestep 0", f"fix md all npt temp {t} {t} 0.1 iso {bars} {bars} 1.0", "run 0 post no"
             )
-            piece = stride or min(500, max(1, n_steps))
-            for step in range(piece, n_steps + 1, piece):
+            for before, step in pairwise([0, *stops(n_steps, stride, 500)]):
                 try:
-                    self._commands(f"run {piece} pre no post no")
+                    self._commands(f"run {step - before} pre no post no")
                 except BackendError as error:
                     raise ConvergenceError(
                         f"the dynamics broke down at {t:.0f} K, {state.pressure:g} GPa ({error})"
@@ -365,7 +376,11 @@ class LammpsCalculator(Calculator):  # type: ignore[misc]  # ASE is untyped
         if self._session is None or not self._session.holds(self.atoms):
             self.close()
             self._session = _Session(self.potential, self.atoms)
-        energy, forces, stress = self._session.evaluate(self.atoms)
+        try:
+            energy, forces, stress = self._session.evaluate(self.atoms)
+        except BackendError:
+            self.close()  # what LAMMPS holds after an error is anybody's guess
+            raise
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}
         if self.atoms.pbc.all():
             self.results["stress"] = voigt(stress)

@@ -16,7 +16,7 @@ import numpy as np
 
 from potstill import crystals
 from potstill.engine import each
-from potstill.errors import ConvergenceError
+from potstill.errors import PotstillError
 from potstill.protocols import Potential
 from potstill.store import Units
 
@@ -74,8 +74,8 @@ class Polymorphs:
             atoms = crystals.relaxed(
                 start, potential.calculator(), force_tolerance=self.force_tolerance, steps=self.steps
             )
-        except ConvergenceError as error:
-            return {"failed": str(error)}
+        except (PotstillError, ArithmeticError, ValueError, RuntimeError) as error:  # a poor model goes anywhere
+            return {"failed": f"{type(error).__name__}: {error}"}
         energy = float(atoms.get_potential_energy()) / len(atoms)
         if not np.isfinite(energy):
             return {"failed": "the energy is not finite"}

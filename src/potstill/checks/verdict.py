@@ -77,6 +77,8 @@ def validate(
             },
         )
         files.append("parity.json")
+    else:
+        (folder / "parity.json").unlink(missing_ok=True)  # of an earlier run with a hold-out
     if len(pool) and isinstance(model, Committee):
         write_json(folder / "coverage.json", coverage(model, pool))
         files.append("coverage.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import os
 import re
 import zlib
@@ -195,7 +196,10 @@ def _labels(atoms: Atoms, keys: LabelKeys, source: str) -> Labels | None:
         )
     stress: Array | None = None
     if keys.stress is not None and keys.stress in found:
-        value = np.asarray(found[keys.stress], dtype=np.float64)
+        try:
+            value = np.asarray(found[keys.stress], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"'{keys.stress}' should be numbers: {error}.") from None
         if value.size not in (6, 9):
             raise DataError(f"'{keys.stress}' should hold six or nine numbers, but it holds {value.size}.")
         stress = tensor(value)
@@ -215,9 +219,12 @@ def _origin(atoms: Atoms, fallback: Origin) -> Origin:
 
     def number(name: str) -> float | None:
         try:
-            return float(info[name]) if name in info else None
+            value = float(info[name]) if name in info else None
         except (TypeError, ValueError):
-            raise DataError(f"{name} should be a number, but reads {info[name]!r}.") from None
+            value = math.nan
+        if value is not None and not math.isfinite(value):
+            raise DataError(f"{name} should be a number, but reads {info[name]!r}.")
+        return value
 
     step = number("step")
     return Origin(
@@ -340,7 +347,8 @@ def _iterate_extxyz(handle: TextIO, path: Path) -> Iterator[Atoms]:
 def _columns(comment: str) -> int:
     """Return how many columns the comment line's Properties announce; 0 where it has none."""
     found = re.search(r'Properties="?([^\s"]+)', comment)
-    return sum(map(int, found[1].split(":")[2::3])) if found else 0
+    widths = found[1].split(":")[2::3] if found else []
+    return sum(map(int, widths)) if all(w.isdecimal() for w in widths) else 0  # ASE says what is wrong with others
 
 
 def _place_fault(block: list[str], first: int, path: Path, error: Exception) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 
+from potstill.config import ModelConfig
 from potstill.data import Array, Frame, voigt, write_atomic
 from potstill.errors import DataError
 from potstill.model import kernels
@@ -290,6 +291,9 @@ class Committee:
             weights = Weights.from_tensors(tensors)
             fits = weights.shapes(descriptor, int(header["members"]))
             calibration = float(header["calibration"])
+            ModelConfig.model_validate(
+                {k: v for k, v in d.items() if k != "elements"}
+            )  # bounds: a cutoff of 400 Å eats the memory
             about = dict(header.get("about", {}))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"The model in {folder} is incomplete: {type(error).__name__} {error}.") from None

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from potstill.config import TrainConfig
 from potstill.data import Array, Dataset, Frame, voigt
-from potstill.errors import DataError
+from potstill.errors import ConvergenceError, DataError
 from potstill.model.committee import Committee, Weights
 from potstill.model.descriptor import Descriptor, Whitening
 
@@ -287,6 +287,9 @@ def fit(
     network.to(device)
     if settings.steps:
         _optimise(network, examples, shift, settings, seed, device, tell)
+    weights = network.fold(shift)
+    if not all(np.isfinite(t).all() for t in weights.tensors().values()):
+        raise ConvergenceError("The training diverged: weights are NaN or infinite. Lower train.learning_rate.")
     about = {
         "n_frames": len(frames),
         "n_stress": sum(e.virial is not None for e in examples),
@@ -296,7 +299,7 @@ def fit(
         "hidden": list(hidden),
         "train": settings.model_dump(mode="json"),
     }
-    return Committee(descriptor, whitening, network.fold(shift), 1.0, about)
+    return Committee(descriptor, whitening, weights, 1.0, about)
 
 
 def _afford(frames: Dataset, descriptor: Descriptor) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from potstill.errors import ConvergenceError
-from potstill.protocols import MolecularDynamics, Potential, State
+from potstill.errors import ConvergenceError, PotstillError
+from potstill.protocols import MolecularDynamics, Potential, State, stops
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -53,9 +54,17 @@ def _ase_dynamics(
             tdamp=100 * units.fs,
             pdamp=1000 * units.fs,
         )
-        piece = stride or min(100, max(1, n_steps))
-        for step in range(piece, n_steps + 1, piece):
-            md.run(piece)
+        for before, step in pairwise([0, *stops(n_steps, stride, 100)]):
+            try:
+                md.run(step - before)
+            except (
+                PotstillError,
+                ArithmeticError,
+                ValueError,
+                RuntimeError,
+            ) as error:  # calculators vary
+                where = f"{state.temperature:.0f} K, {state.pressure:g} GPa"
+                raise ConvergenceError(f"the dynamics broke down at {where} ({error})") from error
             ratio = atoms.get_volume() / first_volume
             if not np.isfinite(atoms.positions).all() or not 0.3 < ratio < 2.2:
                 raise ConvergenceError(

@@ -100,7 +100,7 @@ def rungs(settings: SampleConfig) -> list[Rung]:
             max(settings.temperature) if start == "melt" else temperature,
             settings.steps,
             settings.equilibration,
-            settings.melting,
+            settings.melting if start == "melt" else 0,
             settings.stride,
             settings.timestep,
         )
