@@ -22,7 +22,7 @@ from potstill.engine import each
 from potstill.errors import ConvergenceError
 from potstill.protocols import Potential, State
 from potstill.sample.dynamics import dynamics
-from potstill.store import Units, digest
+from potstill.store import Units, digest, read_json
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -127,6 +127,10 @@ def _run(
     what["potential"] = potential.fingerprint
     name = digest(what)
     file = folder / f"{name}.extxyz"
+
+    note = folder / f"{name}.json"  # written after the frames; without them it is worth nothing
+    if note.exists() and not file.exists() and read_json(note)["value"]["n_frames"]:
+        note.unlink()
 
     def compute() -> dict[str, Any]:
         rng = np.random.default_rng(int(name, 16))
