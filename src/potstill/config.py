@@ -52,8 +52,19 @@ class SampleConfig(Section):
         "lammps:NiAlH_jea.eam.alloy",
         description="Potential that drives the dynamics: lammps:FILE, a name from LAMMPS's own folder or a path.",
     )
-    ensemble: Literal["npt-ladder"] = Field(
-        "npt-ladder", description="What is sampled; npt-ladder is NPT at each temperature × pressure × start."
+    ensemble: Literal["multiorder-multithermal", "multithermal", "multibaric-multithermal", "npt-ladder"] = Field(
+        "multiorder-multithermal",
+        description="What is sampled: one run over a range of temperatures (multithermal), of pressures too "
+        "(multibaric-), or pushed between crystal and liquid too (multiorder-); npt-ladder is NPT at each temperature × "
+        "pressure × start.",
+    )
+    method: Literal["sams", "wang-landau", "opes"] = Field(
+        "sams", description="How an extended ensemble learns its bias."
+    )
+    order: Literal["auto", "structure-factor", "q6", "both"] = Field(
+        "auto",
+        description="Order parameter between crystal and liquid; auto takes the structure factor below 65 atoms, and "
+        "beyond it both, half the walkers each.",
     )
     structure: Literal["auto", "fcc", "bcc", "hcp"] = Field(
         "auto", description="Crystal that the runs begin from; auto takes the element's ground state."
@@ -62,23 +73,80 @@ class SampleConfig(Section):
         (32,), description="Cell sizes in atoms; the nearest supercell of the crystal is taken.", min_length=1
     )
     temperature: tuple[Temperature, ...] = Field(
-        (300.0, 700.0, 1100.0, 1500.0, 1900.0, 2300.0, 2800.0, 3300.0),
-        description="K. Rungs of the temperature ladder.",
-        min_length=1,
+        (),
+        description="K. Lowest and highest temperature; for npt-ladder its rungs. Empty: from the cohesive energy.",
     )
     pressure: tuple[Pressure, ...] = Field(
-        (0.0, 15.0, 40.0), description="GPa. Rungs of the pressure ladder.", min_length=1
+        (),
+        description="GPa. One or the range's ends; for npt-ladder its rungs. Empty: 0, or a range where the ensemble has "
+        "one.",
     )
+    frames: int = Field(4_000, description="Configurations that an extended ensemble keeps.", ge=1, le=10_000_000)
+    walkers: int = Field(8, description="Walkers that share one bias; half of them start molten.", ge=1, le=1024)
+    learning_steps: int = Field(
+        0, description="MD steps of all walkers together in which the bias is learnt; 0: by the number of atoms.", ge=0
+    )
+    stride: int = Field(
+        0,
+        description="MD steps between kept frames; 0: where the forces' autocorrelation has fallen below a tenth "
+        "(npt-ladder: 100).",
+        ge=0,
+    )
+    cell: Literal["isotropic", "flexible"] = Field(
+        "isotropic", description="Whether an extended ensemble changes the cell's shape as well as its volume."
+    )
+    walls: tuple[Annotated[float, Field(gt=0.3)], Annotated[float, Field(lt=5)]] = Field(
+        (0.8, 1.65), description="Volumes that an extended ensemble is kept between, in units of that at rest."
+    )
+    timestep: float = Field(2.0, description="fs. Length of an MD step.", gt=0, le=10)
     start: tuple[Literal["crystal", "melt"], ...] = Field(
         ("crystal", "melt"),
-        description="Where each rung begins: the crystal, or the crystal molten first.",
+        description="npt-ladder: where each rung begins, the crystal or the crystal molten first.",
         min_length=1,
     )
-    steps: int = Field(10_000, description="MD steps of production on each rung.", ge=1)
-    equilibration: int = Field(2_000, description="MD steps before production on each rung.", ge=0)
-    melting: int = Field(5_000, description="MD steps of melting before a rung that starts from the melt.", ge=0)
-    stride: int = Field(100, description="MD steps between kept frames.", ge=1)
-    timestep: float = Field(2.0, description="fs. Length of an MD step.", gt=0, le=10)
+    steps: int = Field(10_000, description="npt-ladder: MD steps of production on each rung.", ge=1)
+    equilibration: int = Field(2_000, description="npt-ladder: MD steps before production on each rung.", ge=0)
+    melting: int = Field(
+        5_000, description="npt-ladder: MD steps of melting before a rung that starts from the melt.", ge=0
+    )
+    baseline: bool = Field(
+        False,
+        description="Run npt-ladder too, for as many MD steps, and compare what the two cover in the report.",
+    )
+
+    @field_validator("temperature", "pressure", mode="before")
+    @classmethod
+    def _range(cls, value: Any) -> Any:
+        """Take "800:4000", and a lone number, for what they mean."""
+        if isinstance(value, str):
+            try:
+                return [float(part) for part in value.split(":")]
+            except ValueError:
+                raise ValueError("expected numbers, as in [800, 4000] or \"800:4000\"") from None
+        return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _sensible(self) -> SampleConfig:
+        if self.ensemble != "npt-ladder":
+            if self.temperature and not (len(self.temperature) == 2 and self.temperature[0] < self.temperature[1]):
+                raise ValueError(
+                    f"temperature: {self.ensemble} needs the lowest and the highest, as in [800, 4000]; rungs are for the "
+                    "ensemble npt-ladder"
+                )
+            if self.walls[0] >= 1 or self.walls[1] <= 1:
+                raise ValueError("walls: the volume at rest, 1, must lie between them")
+            if sorted(self.pressure) != list(self.pressure):
+                raise ValueError("pressure: expected rising values")
+            if self.ensemble == "multithermal" and len(self.pressure) > 1:
+                raise ValueError("pressure: multithermal has one; several are for multibaric- and multiorder-multithermal")
+            if self.method == "wang-landau" and self.ensemble.startswith("multiorder") and len(self.pressure) > 1:
+                raise ValueError(
+                    "method: the histogram of wang-landau is two-dimensional, so with the order parameter it holds one "
+                    "pressure; sams and opes hold several"
+                )
+        elif self.baseline:
+            raise ValueError("baseline: npt-ladder is the baseline; it goes beside an extended ensemble")
+        return self
 
 
 class LabelConfig(Section):
@@ -197,7 +265,7 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.distil.initial > self.distil.budget:
             raise ValueError(f"distil.initial is {self.distil.initial}, more than distil.budget, {self.distil.budget}")
-        if self.sample.stride > self.sample.steps:
+        if self.sample.ensemble == "npt-ladder" and self.sample.stride > self.sample.steps:
             raise ValueError(
                 f"sample.stride is {self.sample.stride}, more than sample.steps, {self.sample.steps}: no frame is kept"
             )

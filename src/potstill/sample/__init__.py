@@ -1,5 +1,5 @@
-"""Step 1: a potential for one metal → a pool of configurations, liquid and solid."""
+"""Step 1: a potential for one metal → a pool of configurations, liquid, solid and between."""
 
-from potstill.sample.ladder import Rung, rungs, sample
+from potstill.sample.pool import Sampled, sample
 
-__all__ = ["Rung", "rungs", "sample"]
+__all__ = ["Sampled", "sample"]

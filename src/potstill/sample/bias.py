@@ -111,15 +111,15 @@ class Learning(NamedTuple):
     start : float
         Updates that each walker has made before.
     burn_in : float
-        Updates after which the gain of ``sams`` falls as 1/t.
-    share : float
-        One over the number of walkers.
+        Updates of all walkers together after which the gain of ``sams`` falls as 1/t.
+    walkers : float
+        How many walkers learn at once.
     """
 
     method: int
     start: float
     burn_in: float
-    share: float
+    walkers: float
 
 
 def no_bias(beta0: float, p0: float, n_atoms: int, walls: tuple[float, float] = (0.0, math.inf)) -> Bias:
@@ -341,17 +341,29 @@ def _learn_grid(u: float, volume: float, s: float, b: Bias, height: float) -> No
 
 
 @nb.njit(cache=True)
+def gain(b: Bias, how: Learning, updates: float) -> float:
+    """Return the size of a lesson in k_B T₀, after ``updates`` of each walker in this call.
+
+    Early lessons together, of all walkers, are 1 k_B T₀; then they fall as one over the number of all updates.
+    """
+    t = how.walkers * (how.start + updates)
+    if how.method == WANG_LANDAU:
+        return min(0.5 / how.walkers, b.grid.size / (t + 1.0))
+    early = min(1.0, b.f.size * (t + 1.0) ** -0.6) / how.walkers
+    if t <= how.burn_in:
+        return early
+    return min(early, b.f.size / (t - how.burn_in + (how.burn_in + 1.0) ** 0.6))
+
+
+@nb.njit(cache=True)
 def learn(u: float, volume: float, s: float, b: Bias, how: Learning, updates: float) -> None:
     """Teach the bias one visit; ``updates`` counts those of this call."""
-    t = how.start + updates
     if how.method == SAMS:
-        early = (t + 1.0) ** -0.6
-        gain = early if t < how.burn_in else 1.0 / (t - how.burn_in + (how.burn_in + 1.0) ** 0.6)
-        _learn_sams(u, volume, s, b, how.share * min(1.0, gain * b.f.size))
+        _learn_sams(u, volume, s, b, gain(b, how, updates))
     elif how.method == OPES:
         _learn_opes(u, volume, s, b)
     elif how.method == WANG_LANDAU:
-        _learn_grid(u, volume, s, b, how.share * min(0.5, b.grid.size / (t + 1.0)) / b.beta0)
+        _learn_grid(u, volume, s, b, gain(b, how, updates) / b.beta0)
 
 
 def merged(before: Bias, walkers: list[Bias], method: int) -> Bias:

@@ -22,11 +22,13 @@ from potstill.engine import each
 from potstill.errors import ConvergenceError
 from potstill.protocols import Potential, State
 from potstill.sample.dynamics import dynamics
+from potstill.sample.metal import LADDER_PRESSURES, Metal
 from potstill.store import Units, digest, read_json
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+STRIDE = 100  # MD steps between kept frames, where nothing else is asked for
 STRAIN = 0.02  # standard deviation of the components of a crystal's starting strain
 
 
@@ -89,34 +91,27 @@ class Rung:
             yield Frame.of(atoms, origin)
 
 
-def rungs(settings: SampleConfig) -> list[Rung]:
-    """List the trajectories of a ladder."""
+def rungs(settings: SampleConfig, metal: Metal) -> list[Rung]:
+    """List the trajectories of a ladder; temperatures and pressures that are not set follow from the metal's cohesion."""
+    temperatures = settings.temperature or metal.ladder_temperatures()
     return [
         Rung(
             start,
             temperature,
             pressure,
             n_atoms,
-            max(settings.temperature) if start == "melt" else temperature,
+            max(temperatures) if start == "melt" else temperature,
             settings.steps,
             settings.equilibration,
             settings.melting if start == "melt" else 0,
-            settings.stride,
+            settings.stride or STRIDE,
             settings.timestep,
         )
         for n_atoms in settings.atoms
         for start in settings.start
-        for pressure in settings.pressure
-        for temperature in settings.temperature
+        for pressure in settings.pressure or metal.pressures(LADDER_PRESSURES)
+        for temperature in temperatures
     ]
-
-
-def _ground_volume(task: tuple[str, str, Potential]) -> float:
-    """Return Å³ per atom of the crystal at rest in this potential."""
-    crystal, element, potential = task
-    atoms = crystals.prototype(crystal, element, crystals.atomic_volume(element))
-    rest = crystals.relaxed(atoms, potential.calculator(), isotropic=True)
-    return float(rest.get_volume() / len(rest))
 
 
 def _run(
@@ -148,8 +143,9 @@ def _run(
     return Units(folder).get(what, compute)
 
 
-def sample(
+def climb(
     settings: SampleConfig,
+    metal: Metal,
     potential: Potential,
     *,
     seed: int,
@@ -164,23 +160,20 @@ def sample(
     pool : Dataset
         Frames of all rungs, in the ladder's order.
     summary : dict
-        Counts, the crystal and its volume, and what stopped early.
+        Counts, and what stopped early.
 
     Raises
     ------
     ConvergenceError
         If no rung gave a frame.
     """
-    crystal = crystals.ground_state(settings.element) if settings.structure == "auto" else settings.structure
-    ladder = rungs(settings)
-    task = (crystal, settings.element, potential)
-    volume = next(v for _, v in each(_ground_volume, [task], workers=1))
-    tell(f"sample: {crystal} {settings.element} at rest has {volume:.3f} Å³/atom; {len(ladder)} trajectories")
+    ladder = rungs(settings, metal)
+    tell(f"sample: npt-ladder of {len(ladder)} trajectories")
     work = partial(
         _run,
-        crystal=crystal,
+        crystal=metal.crystal,
         element=settings.element,
-        volume=round(volume, 9),
+        volume=metal.volume,
         potential=potential,
         seed=seed,
         folder=folder / "trajectories",
@@ -207,8 +200,6 @@ def sample(
     summary = {
         "n_frames": len(pool),
         "n_trajectories": len(ladder),
-        "crystal": crystal,
-        "volume_per_atom_angstrom3": round(volume, 6),
         "stopped_early": {r.name: notes[r]["stopped"] for r in ladder if notes[r]["stopped"]},
         "atoms": sorted({f.n_atoms for f in pool}),
         "md_steps": sum(r.steps + r.equilibration + (r.melting if r.start == "melt" else 0) for r in ladder),
