@@ -86,6 +86,14 @@ def sample(
     out: Out,
     element: Annotated[str | None, typer.Option(help="Chemical symbol; Ni where nothing else is said.")] = None,
     potential: Annotated[str | None, typer.Option(help="Potential that drives the dynamics.")] = None,
+    ensemble: Annotated[
+        str | None,
+        typer.Option(help="multiorder-multithermal, multithermal, multibaric-multithermal or npt-ladder."),
+    ] = None,
+    temperature: Annotated[str | None, typer.Option(help="K: LOWEST:HIGHEST, or rungs of the ladder.")] = None,
+    pressure: Annotated[str | None, typer.Option(help="GPa: one, or LOWEST:HIGHEST.")] = None,
+    atoms: Annotated[str | None, typer.Option(help="Atoms in a cell; several sizes as 32:108.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Configurations to keep (extended ensembles).", min=1)] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file whose [sample] section is used.")] = None,
     overrides: Overrides = None,
     seed: Annotated[int | None, typer.Option(help="Decides everything that is drawn at random.", min=0)] = None,
@@ -96,13 +104,22 @@ def sample(
     from potstill.sample import sample as make_pool
     from potstill.store import RunDir
 
-    flags = {"sample.element": element, "sample.potential": potential, "seed": seed}
+    flags = {
+        "sample.element": element,
+        "sample.potential": potential,
+        "sample.ensemble": ensemble,
+        "sample.temperature": temperature,
+        "sample.pressure": pressure,
+        "sample.atoms": atoms,
+        "sample.frames": frames,
+        "seed": seed,
+    }
     given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
     settings = _settings(config, [*given, *(overrides or [])], 1)
     folder = out if out.suffix not in (".extxyz", ".xyz") else out.with_name(out.name + ".run")
     file = folder / "pool.extxyz" if folder == out else out
     with RunDir(folder).locked():
-        pool, summary = make_pool(
+        made = make_pool(
             settings.sample,
             resolve(settings.sample.potential, [settings.sample.element]),
             seed=settings.seed,
@@ -110,8 +127,10 @@ def sample(
             workers=workers,
             tell=tell,
         )
-        pool.save(file)
-    typer.echo(f"{summary['n_frames']} frames from {summary['n_trajectories']} trajectories: {file}")
+        made.pool.save(file)
+    n, crossings = made.summary["n_frames"], made.summary.get("crossings")
+    told = "" if crossings is None else f", {crossings} crossings between liquid and solid"
+    typer.echo(f"{n} frames from {made.summary['n_trajectories']} trajectories{told}: {file}")
 
 
 def _settings(config: Path | None, overrides: list[str], seed: int) -> Config:
@@ -443,8 +462,9 @@ def status(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
             state = "not started"
         typer.echo(f"{stage.name:<9} {state}")
     done = len(list((directory / "1-sample" / "trajectories").glob("*.json")))
+    learnt = len(list((directory / "1-sample" / "ensembles").glob("*/*.npz")))
     rounds = len(list((directory / "2-distil" / "rounds").glob("*/round.json")))
-    typer.echo(f"{done} trajectories, {len(LabelStore(directory / 'labels'))} labels, {rounds} rounds")
+    typer.echo(f"{learnt} rounds of sampling, {done} trajectories, {len(LabelStore(directory / 'labels'))} labels, {rounds} rounds of distilling")
     holder = directory_.holder()
     typer.echo(f"running as process {holder}" if holder else "not running")
 
@@ -471,10 +491,9 @@ def check(config: Annotated[Path, typer.Argument(help="The TOML file.")], overri
     settings = load_config(config, overrides or [])
     stages(settings, Path("unused"), tell)
     s = settings.sample
-    n = len(s.atoms) * len(s.temperature) * len(s.pressure) * len(s.start)
     d = settings.distil
     typer.echo(
-        f"{config} is right: {s.element} sampled by {s.potential} in {n} trajectories, labelled by "
+        f"{config} is right: {s.element} sampled by {s.potential}, {s.ensemble}, labelled by "
         f"{settings.reference}, {d.budget} labels to learn from and {d.holdout} to judge by."
     )
 

@@ -114,6 +114,14 @@ class SampleConfig(Section):
         description="Run npt-ladder too, for as many MD steps, and compare what the two cover in the report.",
     )
 
+    @field_validator("atoms", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        """Take "32:108", and a lone number, for what they mean."""
+        if isinstance(value, str) and all(part.strip().isdigit() for part in value.split(":")):
+            return [int(part) for part in value.split(":")]
+        return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
     @field_validator("temperature", "pressure", mode="before")
     @classmethod
     def _range(cls, value: Any) -> Any:
@@ -372,7 +380,11 @@ def parse_config(raw: Mapping[str, Any], where: str = "the configuration") -> Co
             key = ".".join(str(part) for part in item["loc"])
             found = "" if isinstance(item["input"], Mapping) else f", found {item['input']!r}"
             message = item["msg"].removeprefix("Value error, ")
-            told.append(f"{key + ': ' if key else ''}{message}{found}.")
+            knob = message.partition(": ")[0]
+            if key in sections() and knob in sections()[key].model_fields:  # a section's validator names the key itself
+                told.append(f"{key}.{message}, found {item['input'].get(knob)!r}.")
+            else:
+                told.append(f"{key + ': ' if key else ''}{message}{found}.")
         raise ConfigError(f"{where}: " + " ".join(told)) from None
 
 

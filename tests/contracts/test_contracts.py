@@ -15,8 +15,8 @@ from potstill.errors import BackendError
 from potstill.label import compute
 from potstill.model import Descriptor, FrameFeatures, Whitening
 from potstill.protocols import MolecularDynamics, Potential
-from potstill.sample import Rung
 from potstill.sample.dynamics import dynamics
+from potstill.sample.ladder import Rung
 from potstill.select import SELECTORS, selector
 from potstill.testing import (
     check_check,

@@ -200,7 +200,10 @@ def test_all_unknown_keys_are_told_at_once_with_the_file():
         ("train", "learning_rate", float("nan"), "train.learning_rate"),
         ("sample", "element", "nickel", "sample.element"),
         ("sample", "temperature", 300, "sample.temperature"),
-        ("sample", "temperature", [], "sample.temperature"),
+        ("sample", "temperature", "hot", "sample.temperature"),
+        ("sample", "temperature", [900, 800], "sample.temperature"),
+        ("sample", "pressure", [10, 0], "sample.pressure"),
+        ("sample", "walls", [1.1, 1.6], "sample.walls"),
         ("sample", "structure", "fbb", "sample.structure"),
         ("sample", "timestep", 0, "sample.timestep"),
         ("distil", "growth", 1, "distil.growth"),
@@ -223,7 +226,7 @@ def test_an_item_of_a_list_is_named_by_its_place():
 
 
 def test_all_wrong_values_are_told_at_once():
-    message = complaint({"sample": {"stride": 0}, "train": {"members": 0}})
+    message = complaint({"sample": {"stride": -1}, "train": {"members": 0}})
     assert "sample.stride" in message
     assert "train.members" in message
 
@@ -232,7 +235,7 @@ def test_values_that_contradict_each_other_are_told_with_both():
     message = complaint({"distil": {"initial": 300}})
     assert "distil.initial is 300" in message
     assert "distil.budget, 200" in message
-    message = complaint({"sample": {"stride": 200, "steps": 100}})
+    message = complaint({"sample": {"ensemble": "npt-ladder", "stride": 200, "steps": 100}})
     assert "sample.stride is 200" in message
     assert "sample.steps, 100" in message
 

