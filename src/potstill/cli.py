@@ -464,7 +464,10 @@ def status(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
     done = len(list((directory / "1-sample" / "trajectories").glob("*.json")))
     learnt = len(list((directory / "1-sample" / "ensembles").glob("*/*.npz")))
     rounds = len(list((directory / "2-distil" / "rounds").glob("*/round.json")))
-    typer.echo(f"{learnt} rounds of sampling, {done} trajectories, {len(LabelStore(directory / 'labels'))} labels, {rounds} rounds of distilling")
+    typer.echo(
+        f"{learnt} rounds of sampling, {done} trajectories, {len(LabelStore(directory / 'labels'))} labels, "
+        f"{rounds} rounds of distilling"
+    )
     holder = directory_.holder()
     typer.echo(f"running as process {holder}" if holder else "not running")
 

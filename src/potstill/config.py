@@ -55,8 +55,8 @@ class SampleConfig(Section):
     ensemble: Literal["multiorder-multithermal", "multithermal", "multibaric-multithermal", "npt-ladder"] = Field(
         "multiorder-multithermal",
         description="What is sampled: one run over a range of temperatures (multithermal), of pressures too "
-        "(multibaric-), or pushed between crystal and liquid too (multiorder-); npt-ladder is NPT at each temperature × "
-        "pressure × start.",
+        "(multibaric-), or pushed between crystal and liquid too (multiorder-); npt-ladder is NPT at each temperature "
+        "× pressure × start.",
     )
     method: Literal["sams", "wang-landau", "opes"] = Field(
         "sams", description="How an extended ensemble learns its bias."
@@ -78,8 +78,8 @@ class SampleConfig(Section):
     )
     pressure: tuple[Pressure, ...] = Field(
         (),
-        description="GPa. One or the range's ends; for npt-ladder its rungs. Empty: 0, or a range where the ensemble has "
-        "one.",
+        description="GPa. One or the range's ends; for npt-ladder its rungs. Empty: 0, or a range where the ensemble "
+        "has one.",
     )
     frames: int = Field(4_000, description="Configurations that an extended ensemble keeps.", ge=1, le=10_000_000)
     walkers: int = Field(8, description="Walkers that share one bias; half of them start molten.", ge=1, le=1024)
@@ -130,7 +130,7 @@ class SampleConfig(Section):
             try:
                 return [float(part) for part in value.split(":")]
             except ValueError:
-                raise ValueError("expected numbers, as in [800, 4000] or \"800:4000\"") from None
+                raise ValueError('expected numbers, as in [800, 4000] or "800:4000"') from None
         return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
@@ -138,15 +138,17 @@ class SampleConfig(Section):
         if self.ensemble != "npt-ladder":
             if self.temperature and not (len(self.temperature) == 2 and self.temperature[0] < self.temperature[1]):
                 raise ValueError(
-                    f"temperature: {self.ensemble} needs the lowest and the highest, as in [800, 4000]; rungs are for the "
-                    "ensemble npt-ladder"
+                    f"temperature: {self.ensemble} needs the lowest and the highest, as in [800, 4000]; rungs are for "
+                    "the ensemble npt-ladder"
                 )
             if self.walls[0] >= 1 or self.walls[1] <= 1:
                 raise ValueError("walls: the volume at rest, 1, must lie between them")
             if sorted(self.pressure) != list(self.pressure):
                 raise ValueError("pressure: expected rising values")
             if self.ensemble == "multithermal" and len(self.pressure) > 1:
-                raise ValueError("pressure: multithermal has one; several are for multibaric- and multiorder-multithermal")
+                raise ValueError(
+                    "pressure: multithermal has one; several are for multibaric- and multiorder-multithermal"
+                )
             if self.method == "wang-landau" and self.ensemble.startswith("multiorder") and len(self.pressure) > 1:
                 raise ValueError(
                     "method: the histogram of wang-landau is two-dimensional, so with the order parameter it holds one "

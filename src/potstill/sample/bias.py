@@ -10,8 +10,8 @@ Only the f_λ are unknown. ``sams`` learns them by stochastic approximation (Tan
 f_λ −= g N p_λ(x) at each visit, with p_λ the weight of λ there; ``opes`` by reweighting all that was seen so far
 (Invernizzi, Piaggi, Parrinello, Phys. Rev. X 10, 041034, 2020).
 
-*Grid*: ``wang-landau`` (Wang and Landau, Phys. Rev. Lett. 86, 2050, 2001) makes a histogram flat, in (H, s) or in (U, V).
-B is a cubic B-spline whose coefficients grow where the run is, so forces are smooth; the increment falls as 1/t
+*Grid*: ``wang-landau`` (Wang and Landau, Phys. Rev. Lett. 86, 2050, 2001) makes a histogram flat, in (H, s) or in (U,
+V). B is a cubic B-spline whose coefficients grow where the run is, so forces are smooth; the increment falls as 1/t
 (Belardinelli and Pereyra, Phys. Rev. E 75, 046701, 2007). Where the bias already amounts to a temperature or pressure
 beyond the range asked for, nothing is added: that is what ends the histogram's growth.
 
@@ -156,7 +156,8 @@ def with_states(bias: Bias, beta: F64, pressure: F64, centres: F64, sigma: float
 
 def copied(bias: Bias) -> Bias:
     """Return a bias with arrays of its own, so that a walker may teach it."""
-    return Bias(*(np.array(v) if isinstance(v, np.ndarray) else v for v in bias))
+    arrays = {k: v.copy() for k, v in bias._asdict().items() if isinstance(v, np.ndarray)}
+    return bias._replace(**arrays)
 
 
 @nb.njit(cache=True, fastmath=True)

@@ -20,9 +20,9 @@ MOST = 1000  # frames of each pool that are compared
 CELL_ENERGY, CELL_VOLUME, CELL_ORDER = 0.02, 0.25, 0.1  # eV/atom, Å³/atom, –: of the map that visits are counted on
 MEASURE = (
     f"Of each pool up to {MOST} frames, evenly spaced. Cells visited: of a map in steps of {CELL_ENERGY} eV/atom, "
-    f"{CELL_VOLUME} Å³/atom and {CELL_ORDER} of the order parameter. Covered by the other: the share of frames whose nearest "
-    "frame in the other pool, by the descriptors' mean and spread over atoms, is no farther than the median distance to "
-    "the nearest frame in their own pool, times two."
+    f"{CELL_VOLUME} Å³/atom and {CELL_ORDER} of the order parameter. Covered by the other: the share of frames whose "
+    "nearest frame in the other pool, by the descriptors' mean and spread over atoms, is no farther than the median "
+    "distance to the nearest frame in their own pool, times two."
 )
 
 

@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.errors import BackendError
+from potstill.sample.freshness import forget_stale
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
+
+forget_stale(Path(__file__).parent)  # before anything below is compiled or read back
 
 STYLES = ("eam", "eam/alloy", "eam/fs")
 LARGEST_FILE = 200_000_000  # bytes; the largest of LAMMPS's own tables has 7 million
@@ -93,8 +96,8 @@ class _Numbers:
     def take(self, n: int) -> F64:
         if self.at + n > len(self.words):
             raise BackendError(
-                f"{self.path}: expected {n} numbers after the {self.at}th of the tables, but the file ends there. It is "
-                "cut short, or is not a file for the pair style that was asked for."
+                f"{self.path}: expected {n} numbers after the {self.at}th of the tables, but the file ends there. It "
+                "is cut short, or is not a file for the pair style that was asked for."
             )
         try:
             values = np.array([w.replace("D", "E").replace("d", "e") for w in self.skip(n)], dtype=float)
@@ -242,11 +245,13 @@ def place_images(nl: Neighbours, h: F64) -> None:
 
 
 @nb.njit(cache=True, fastmath=True)
-def list_pairs(x: F64, h: F64, inverse: F64, reach: float, nl: Neighbours) -> int:
+def list_pairs(  # noqa: C901 - one loop, compiled as one
+    x: F64, h: F64, inverse: F64, reach: float, nl: Neighbours
+) -> int:
     """Wrap the atoms into the cell and list all pairs nearer than ``reach`` (Å), images of small cells included.
 
-    ``inverse`` is the inverse of the cell ``h``. Returns the number of pairs, or −1 where the capacity is too small. All
-    pairs of atoms are looked at: meant for cells of some hundred atoms, hardly larger than the cutoff.
+    ``inverse`` is the inverse of the cell ``h``. Returns the number of pairs, or −1 where the capacity is too small.
+    All pairs of atoms are looked at: meant for cells of some hundred atoms, hardly larger than the cutoff.
     """
     n = x.shape[0]
     frac = np.empty((n, 3))
@@ -254,7 +259,7 @@ def list_pairs(x: F64, h: F64, inverse: F64, reach: float, nl: Neighbours) -> in
     images = 1
     for k in range(3):
         width[k] = reach * math.sqrt(inverse[0, k] ** 2 + inverse[1, k] ** 2 + inverse[2, k] ** 2)
-        nl.span[k] = int(math.ceil(width[k]))
+        nl.span[k] = math.ceil(width[k])
         images *= 2 * nl.span[k] + 1
     if images > nl.shifts.shape[0]:
         return -1

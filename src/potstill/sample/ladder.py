@@ -92,7 +92,7 @@ class Rung:
 
 
 def rungs(settings: SampleConfig, metal: Metal) -> list[Rung]:
-    """List the trajectories of a ladder; temperatures and pressures that are not set follow from the metal's cohesion."""
+    """List the trajectories of a ladder; what is not set of its rungs follows from the metal's cohesion."""
     temperatures = settings.temperature or metal.ladder_temperatures()
     return [
         Rung(

@@ -1,10 +1,10 @@
 """The fast path: embedded atoms, order parameter, bias, Langevin dynamics and moves of the cell in one compiled loop.
 
 Dynamics is Langevin by the BAOAB splitting (Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34), with forces
-F' = (1 + ∂B/∂U) F − (∂B/∂s) ∇s. Every few steps the cell tries a Monte-Carlo move: the volume by a uniform step in ln V,
-or, where asked for, the shape by a traceless strain. A move is accepted with the probability of the ensemble
-V^N exp(−β₀(U + P₀V + B)), for the shape with the uniform measure of SL(3) inside a limit. Units are ASE's: eV, Å, u, and
-the time that follows from them (10.18 fs).
+F' = (1 + ∂B/∂U) F − (∂B/∂s) ∇s. Every few steps the cell tries a Monte-Carlo move: the volume by a uniform step in ln
+V, or, where asked for, the shape by a traceless strain. A move is accepted with the probability of the ensemble
+V^N exp(−β₀(U + P₀V + B)), for the shape with the uniform measure of SL(3) inside a limit. Units are ASE's: eV, Å, u,
+and the time that follows from them (10.18 fs).
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _distortion(h: F64, first: F64) -> float:
 
 
 @nb.njit(cache=True, nogil=True)
-def walk(
+def walk(  # noqa: C901, PLR0912 - one loop, compiled as one
     rng: Any,
     walker: Walker,
     steps: int,
@@ -225,7 +225,7 @@ def walk(
     out.counts[LISTS] += 1
     energy = energy_forces(x, nl, tables, work, f)
     s = order_parameter(x, inverse, volume, nl, order, order_work, ds) if order.kind != NONE else 0.0
-    value, by_u, by_v, by_s = evaluate(energy, volume, s, bias)
+    value, by_u, _, by_s = evaluate(energy, volume, s, bias)
     updates = 0.0
     for step in range(1, steps + 1):
         for i in range(n):
@@ -247,7 +247,7 @@ def walk(
             return EXPLODED
         if order.kind != NONE:
             s = order_parameter(x, inverse, volume, nl, order, order_work, ds)
-        value, by_u, by_v, by_s = evaluate(energy, volume, s, bias)
+        value, by_u, _, by_s = evaluate(energy, volume, s, bias)
         for i in range(n):
             for k in range(3):
                 v[i, k] += half * ((1.0 + by_u) * f[i, k] - by_s * ds[i, k])
@@ -283,13 +283,13 @@ def walk(
                 s_new = s
                 if order.kind != NONE:
                     s_new = order_parameter(x_new, inverse_new, volume_new, nl, order, order_work, ds_new)
-                value_new, by_u_new, by_v_new, by_s_new = evaluate(energy_new, volume_new, s_new, bias)
+                value_new, by_u_new, _, by_s_new = evaluate(energy_new, volume_new, s_new, bias)
                 gain = jacobian - beta0 * (energy_new - energy + p0 * (volume_new - volume) + value_new - value)
                 if gain >= 0.0 or rng.random() < math.exp(gain):
                     out.counts[SHAPES_ACCEPTED if shape else ACCEPTED] += 1
                     x[:], f[:], ds[:], h[:], inverse[:] = x_new, f_new, ds_new, h_new, inverse_new
                     energy, volume, s, value = energy_new, volume_new, s_new, value_new
-                    by_u, by_v, by_s = by_u_new, by_v_new, by_s_new
+                    by_u, by_s = by_u_new, by_s_new
                 else:
                     place_images(nl, h)
 
@@ -297,7 +297,7 @@ def walk(
             if how.method != FROZEN:
                 learn(energy, volume, s, bias, how, updates)
                 updates += 1.0
-                value, by_u, by_v, by_s = evaluate(energy, volume, s, bias)
+                value, by_u, _, by_s = evaluate(energy, volume, s, bias)
             row = out.counts[RECORDS]
             if row < out.records.shape[0]:
                 kinetic = 0.0

@@ -11,8 +11,8 @@ from potstill.errors import ConfigError, PotstillError
 from potstill.protocols import Potential
 from potstill.sample.bias import GPA, KB
 
-# Melting points of metals lie near E_coh / 30 k_B: nickel 1,720 K by this and 1,728 K measured, niobium 2,930 and 2,750,
-# copper 1,350 and 1,358, aluminium 1,310 and 933.
+# Melting points of metals lie near E_coh / 30 k_B: nickel 1,720 K by this and 1,728 K measured, niobium 2,930 and
+# 2,750, copper 1,350 and 1,358, aluminium 1,310 and 933.
 COHESION_OVER_MELTING = 30.0
 LADDER = (0.17, 0.4, 0.65, 0.9, 1.1, 1.35, 1.6, 1.9)  # of the melting estimate
 EXTENDED = (0.55, 1.85)  # the same, lowest and highest temperature

@@ -4,12 +4,12 @@ Both are scaled to 1 for the perfect crystal; a hot crystal has 0.5–0.9 and a 
 
 ``structure-factor``
     s = mean over k of √(|ρ_k|² / N² + 10⁻⁶), ρ_k = Σ_j exp(i k·r_j), over the shortest Bragg vectors of the crystal
-    that fits the cell. It depends on fractional coordinates only, so no change of the cell changes it. The root matters:
-    |ρ_k|² itself has no gradient in the melt.
+    that fits the cell. It depends on fractional coordinates only, so no change of the cell changes it. The root
+    matters: |ρ_k|² itself has no gradient in the melt.
 ``q6``
     The global Steinhardt parameter Q₆ (Phys. Rev. B 28, 784, 1983) with bonds that fade out between 0.76 and 0.95 of
-    (4 V/N)^⅓ and, instead of their number, 6 N in the denominator. It knows no direction, so a crystal that is turned or
-    stacked in another way counts too.
+    (4 V/N)^⅓ and, instead of their number, 6 N in the denominator. It knows no direction, so a crystal that is turned
+    or stacked in another way counts too.
 """
 
 from __future__ import annotations
@@ -114,9 +114,14 @@ def _phases(x: F64, inverse: F64, phase: F64) -> None:
             f = x[i, 0] * inverse[0, k] + x[i, 1] * inverse[1, k] + x[i, 2] * inverse[2, k]
             u = 0.5 * math.pi * (f - math.floor(f + 0.5))  # a quarter of the angle, within ±π/4
             q = u * u
-            # Taylor series to rounding on that interval, then the angle is doubled twice: this vectorises, libm does not
-            sine = u * (1 - q / 6 * (1 - q / 20 * (1 - q / 42 * (1 - q / 72 * (1 - q / 110 * (1 - q / 156 * (1 - q / 210)))))))
-            versine = 2 * q / 4 * (1 - q / 12 * (1 - q / 30 * (1 - q / 56 * (1 - q / 90 * (1 - q / 132 * (1 - q / 182))))))
+            # Taylor series to rounding on that interval, then the angle is doubled twice: this vectorises, libm does
+            # not
+            sine = u * (
+                1 - q / 6 * (1 - q / 20 * (1 - q / 42 * (1 - q / 72 * (1 - q / 110 * (1 - q / 156 * (1 - q / 210))))))
+            )
+            versine = (
+                2 * q / 4 * (1 - q / 12 * (1 - q / 30 * (1 - q / 56 * (1 - q / 90 * (1 - q / 132 * (1 - q / 182))))))
+            )
             cosine = 1 - versine
             sine, cosine = 2 * sine * cosine, 1 - 2 * sine * sine
             c[0, i] = 1.0
@@ -257,8 +262,8 @@ def order_parameter(
 ) -> float:
     """Return s and fill its gradient ``ds`` (1/Å, shape (n, 3)).
 
-    ``inverse`` is the inverse of the cell, so that fractional coordinates are ``x @ inverse``; the list ``nl`` must reach
-    0.95 (4 V/N)^⅓ for ``Q6`` and is not looked at otherwise.
+    ``inverse`` is the inverse of the cell, so that fractional coordinates are ``x @ inverse``; the list ``nl`` must
+    reach 0.95 (4 V/N)^⅓ for ``Q6`` and is not looked at otherwise.
     """
     if order.kind == STRUCTURE_FACTOR:
         return _structure_factor(x, inverse, order, work, ds)

@@ -19,8 +19,9 @@ from potstill.engine import cores, each, local_processes
 from potstill.errors import BackendError
 from potstill.protocols import Potential
 from potstill.sample.bias import GPA
+from potstill.sample.campaign import Campaign
 from potstill.sample.coverage import compare
-from potstill.sample.ensembles import Campaign, ExtendedEnsemble
+from potstill.sample.ensembles import ExtendedEnsemble
 from potstill.sample.ladder import climb
 from potstill.sample.metal import BARIC_PRESSURES, Metal, at_rest
 from potstill.sample.order import STRUCTURE_FACTOR
@@ -29,6 +30,7 @@ from potstill.sample.walkers import order_for
 from potstill.store import digest, write_json
 
 BOTH_ORDERS = 65  # atoms from which auto takes structure factor and Q6
+RUNGS = 8  # temperatures of the ladder that an extended ensemble is compared with
 LEARNING = 1_200_000  # steps for 32 atoms, of all walkers; in proportion to the number of atoms
 
 
@@ -80,10 +82,13 @@ def sample(
     if settings.baseline:
         steps = summary["md_steps"]
         tell(f"sample: npt-ladder as the baseline, {steps:,} MD steps as well")
-        other, told = climb(_as_long(settings, metal, steps, len(pool)), metal, potential, folder=folder, **common)
+        other, told = climb(
+            _as_long(settings, summary["campaigns"][0], steps, len(pool)), metal, potential, folder=folder, **common
+        )
         sizes = sorted({f.n_atoms for f in pool} | {f.n_atoms for f in other})
         orders = {
-            n: order_for(STRUCTURE_FACTOR, crystals.supercell(crystal, settings.element, metal.volume, n)) for n in sizes
+            n: order_for(STRUCTURE_FACTOR, crystals.supercell(crystal, settings.element, metal.volume, n))
+            for n in sizes
         }
         coverage = compare({settings.ensemble: pool, "npt-ladder": other}, orders, potential, told["md_steps"])
         write_json(folder / "coverage.json", coverage)
@@ -92,17 +97,20 @@ def sample(
     return Sampled(pool, {**facts, **summary}, files)
 
 
-def _as_long(settings: SampleConfig, metal: Metal, steps: int, frames: int) -> SampleConfig:
-    """Return a ladder of about ``steps`` MD steps in all that keeps about ``frames``."""
-    n_each = len(metal.ladder_temperatures()) * 3 * len(settings.atoms)
+def _as_long(settings: SampleConfig, ensemble: dict[str, Any], steps: int, frames: int) -> SampleConfig:
+    """Return a ladder over the same temperatures and pressures, of about as many MD steps and frames."""
+    low, high = ensemble["temperature"]
+    temperatures = tuple(float(t) for t in np.round(np.geomspace(low, high, RUNGS), 1))
+    pressures = tuple(ensemble["pressure"])
+    n_each = len(temperatures) * len(pressures) * len(settings.atoms)
     crystal, melt = settings.equilibration, settings.equilibration + settings.melting
     production = max(500, round((steps - n_each * (crystal + melt)) / (2 * n_each)))
     return settings.model_copy(
         update={
             "ensemble": "npt-ladder",
             "baseline": False,
-            "temperature": (),
-            "pressure": (),
+            "temperature": temperatures,
+            "pressure": pressures,
             "start": ("crystal", "melt"),
             "steps": production,
             "stride": max(1, production * 2 * n_each // frames),
@@ -182,6 +190,7 @@ def _extended(
         "atoms": sorted({f.n_atoms for f in pool_}),
         "md_steps": sum(t["md_steps"] for t in told),
         "crossings": sum(t["crossings_production"] for t in told),
+        "stopped_early": {f"{t['order']}-{t['n_atoms']}": " ".join(t["warnings"]) for t in told if t["warnings"]},
         "campaigns": told,
     }
     return pool_, summary, physics

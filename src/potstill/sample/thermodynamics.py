@@ -15,10 +15,10 @@ would remain, which is then said. *Effective sample size* is (Σw)²/Σw² (Kish
 (T, P) itself would tell the same if none were correlated. Over 2τ it is the number of *independent* records. Where the
 weight rests on too few records or blocks, nothing is told: those states were not visited.
 
-*Phases* have two definitions. Changes are counted with hysteresis, so that a walker that trembles at a threshold does not
-count. Averages need a definition that has no memory, or what a melt is about to become counts as crystal where the crystal
-itself has no weight left: there the middle between the thresholds divides, and a phase is one only while the free
-energy along s rises by k_B T at least on the way out of it. Beyond, it melts or freezes without a barrier.
+*Phases* have two definitions. Changes are counted with hysteresis, so that a walker that trembles at a threshold does
+not count. Averages need a definition without memory: else a melt that was a crystal a moment ago counts as crystal,
+where the crystal itself has no weight left. For them the middle between the thresholds divides, and a phase is one only
+while the free energy along s rises by k_B T at least on the way out of it; elsewhere it melts or freezes at once.
 """
 
 from __future__ import annotations
@@ -127,9 +127,9 @@ class Estimate:
         C_P in k_B per atom: 3/2 + β² var(U + PV)/N.
     effective : float
         (Σw)²/Σw².
-    independent : float
-        That over 2τ.
-    tau : float
+    independent : float | None
+        That over 2τ; None where there are no averages, as τ.
+    tau : float | None
         Longest integrated autocorrelation time of what the records add to these averages, in records.
     blocks : int
         Of the jackknife, all walkers together.
@@ -149,8 +149,8 @@ class Estimate:
     heat_capacity: float | None
     heat_capacity_error: float | None
     effective: float
-    independent: float
-    tau: float
+    independent: float | None
+    tau: float | None
     blocks: int
     note: str | None
 
@@ -169,7 +169,7 @@ class Difference:
         d(βF)/dβ of the same difference: the enthalpy of the crystal less that of the liquid, eV.
     effective : float
         (Σw)²/Σw² of the phase that has less.
-    tau : float
+    tau : float | None
         As in :class:`Estimate`.
     blocks : int
     note : str | None
@@ -181,7 +181,7 @@ class Difference:
     error: float | None
     slope: float | None
     effective: float
-    tau: float
+    tau: float | None
     blocks: int
     note: str | None
 
@@ -320,7 +320,7 @@ def _weights(series: Series, T: float, P: float, phase: int | None) -> tuple[F64
 
 
 def _missing(series: Series, T: float, P: float, phase: int | None) -> str | None:
-    """Say why a phase has no averages at a state: its side of the threshold never seen, or no barrier on the way out."""
+    """Say why a phase has no averages at a state: it was never seen, or there is no barrier on the way out."""
     if phase is None:
         return None
     past = series.order > series.high if phase == CRYSTAL else series.order < series.low
@@ -359,7 +359,7 @@ def reweighted(series: Series, temperature_K: float, pressure_GPa: float, phase:
     effective = _kish(w) if total else 0.0
     missing = NOT_VISITED if effective < LEAST_EFFECTIVE else _missing(series, *at)
     if missing:
-        return _nothing(at, effective, note=missing)
+        return _nothing(at, effective, missing)
     U, V = series.energy, series.volume
     H = U + pressure_GPa * GPA * V
     u, v, h = (float((w * q).sum()) / total for q in (U, V, H))
@@ -368,7 +368,7 @@ def reweighted(series: Series, temperature_K: float, pressure_GPa: float, phase:
     blocks = _blocks([w * dU, w * dV, w * (dH**2 - spread)])
     sums = blocks.sums([w, w * dU, w * dV, w * dH, w * dH**2])
     if _kish(sums[0]) < LEAST_SHARED:
-        return _nothing(at, effective, blocks)
+        return _nothing(at, effective)
     per_kt = 1.0 / (series.n_atoms * (KB * temperature_K) ** 2)
 
     def averages(s: F64) -> F64:
@@ -384,21 +384,16 @@ def reweighted(series: Series, temperature_K: float, pressure_GPa: float, phase:
     )  # fmt: skip
 
 
-def _nothing(
-    at: tuple[float, float, int | None], effective: float, blocks: _Blocks | None = None, note: str = NOT_VISITED
-) -> Estimate:
-    tau, number = (blocks.tau, blocks.number) if blocks else (0.5, 0)
+def _nothing(at: tuple[float, float, int | None], effective: float, note: str = NOT_VISITED) -> Estimate:
     none = None
-    return Estimate(
-        *at, none, none, none, none, none, none, none, none, effective, effective / (2 * tau), tau, number, note
-    )
+    return Estimate(*at, none, none, none, none, none, none, none, none, effective, none, none, 0, note)
 
 
 def free_energy_difference(series: Series, temperature_K: float, pressure_GPa: float) -> Difference:
     """Estimate F_crystal − F_liquid = −k_B T ln(p_crystal/p_liquid) of the cell at a state.
 
-    p is a phase's share of the weight, with the phases divided in the middle between the thresholds. At constant pressure this is a
-    difference of Gibbs energies.
+    p is a phase's share of the weight, with the phases divided in the middle between the thresholds. At constant
+    pressure this is a difference of Gibbs energies.
     """
     found, _ = _difference(series, temperature_K, pressure_GPa)
     return found
@@ -412,13 +407,13 @@ def _difference(series: Series, T: float, P: float) -> tuple[Difference, F64]:
     missing = (_missing(series, T, P, phase) for phase in (CRYSTAL, LIQUID))
     note = NOT_VISITED if effective < LEAST_EFFECTIVE else next(filter(None, missing), None)
     if note:
-        return Difference(T, P, None, None, None, effective, 0.5, 0, note), np.zeros(0)
+        return Difference(T, P, None, None, None, effective, None, 0, note), np.zeros(0)
     blocks = _blocks([w1 / sums[0] - w2 / sums[1]])
     H = series.energy + P * GPA * series.volume
     slope = float((w1 * H).sum() / sums[0] - (w2 * H).sum() / sums[1])
     parts = blocks.sums([w1, w2])
     if min(_kish(part) for part in parts) < LEAST_SHARED:
-        return Difference(T, P, None, None, None, effective, blocks.tau, blocks.number, NOT_VISITED), np.zeros(0)
+        return Difference(T, P, None, None, None, effective, None, 0, NOT_VISITED), np.zeros(0)
 
     def reduced(s: F64) -> F64:
         return np.asarray(np.log(s[1] / s[0]) + (top2 - top1))[None]
@@ -446,7 +441,7 @@ def melting(series: Series, pressure_GPa: float) -> EqualWeight:
     ends = np.maximum(ends, series.beta0 / 20) * [1 / SEARCH, SEARCH]  # forces may vanish or turn at the rim
     ladder = np.geomspace(ends[1], ends[0], 33)  # from cold to hot
     values = [_difference(series, 1.0 / (KB * b), pressure_GPa)[0].value for b in ladder]
-    told = [(b, v) for b, v in zip(ladder, values, strict=True) if v is not None]
+    told = [(float(b), v) for b, v in zip(ladder, values, strict=True) if v is not None]
     if not told:
         return EqualWeight(pressure_GPa, None, None, "no temperature at which both phases were visited")
     bracket = next(((a, b) for (a, x), (b, y) in pairwise(told) if x <= 0.0 < y), None)
@@ -455,7 +450,7 @@ def melting(series: Series, pressure_GPa: float) -> EqualWeight:
         return EqualWeight(pressure_GPa, None, None, f"the {side} has more weight wherever both phases were visited")
     cold, hot = bracket
     for _ in range(40):
-        beta = 0.5 * (cold + hot)
+        beta = float(0.5 * (cold + hot))
         (w1, top1), (w2, top2) = (
             _weights(series, 1.0 / (KB * beta), pressure_GPa, phase) for phase in (CRYSTAL, LIQUID)
         )

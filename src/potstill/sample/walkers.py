@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from potstill.errors import BackendError
 from potstill import protocols
+from potstill.errors import BackendError
 from potstill.protocols import Potential
 from potstill.sample.bias import Bias, Learning, copied
 from potstill.sample.eam import STYLES, Eam, list_pairs, neighbours, read_eam, work_space

@@ -1,0 +1,32 @@
+"""Compiled code on disk is thrown away when any source that it was made of has changed.
+
+numba keeps machine code beside each file and looks at the age of that file alone. A loop that calls a function of
+another file would go on with the old one, without a word, after that file was edited or updated in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+
+
+def forget_stale(folder: Path) -> bool:
+    """Delete numba's files of a package folder if its sources are not those that they were made from.
+
+    Returns whether anything was forgotten. A folder that may not be written is left alone: nobody edits it either.
+    """
+    content = hashlib.sha256()
+    for source in sorted(folder.glob("*.py")):
+        content.update(source.name.encode() + b"\0" + source.read_bytes())
+    cache = folder / "__pycache__"
+    mark = cache / "sources.sha256"
+    with suppress(OSError):
+        if mark.exists() and mark.read_text() == content.hexdigest():
+            return False
+        cache.mkdir(exist_ok=True)
+        for stale in [*cache.glob("*.nbi"), *cache.glob("*.nbc")]:
+            stale.unlink(missing_ok=True)
+        mark.write_text(content.hexdigest())
+        return True
+    return False
