@@ -25,10 +25,9 @@ import numpy as np
 from potstill import crystals
 from potstill.backends import resolve
 from potstill.protocols import State
-from potstill.sample.bias import FROZEN, KB, Learning, no_bias
+from potstill.sample.bias import FROZEN, Learning
 from potstill.sample.campaign import Campaign
 from potstill.sample.ensembles import HIGH, LOW, ExtendedEnsemble
-from potstill.sample.loop import Walker
 from potstill.sample.thermodynamics import crossings
 from potstill.sample.walkers import Engine, Task, advance
 from potstill.store import versions

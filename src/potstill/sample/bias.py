@@ -345,12 +345,12 @@ def _learn_grid(u: float, volume: float, s: float, b: Bias, height: float) -> No
 def gain(b: Bias, how: Learning, updates: float) -> float:
     """Return the size of a lesson in k_B T₀, after ``updates`` of each walker in this call.
 
-    Early lessons together, of all walkers, are 1 k_B T₀; then they fall as one over the number of all updates.
+    Early lessons are 1 k_B T₀ over the root of the number of walkers; then they fall as one over the number of all updates.
     """
     t = how.walkers * (how.start + updates)
     if how.method == WANG_LANDAU:
         return min(0.5 / how.walkers, b.grid.size / (t + 1.0))
-    early = min(1.0, b.f.size * (t + 1.0) ** -0.6) / how.walkers
+    early = min(1.0, b.f.size * (t + 1.0) ** -0.6) / math.sqrt(how.walkers)
     if t <= how.burn_in:
         return early
     return min(early, b.f.size / (t - how.burn_in + (how.burn_in + 1.0) ** 0.6))

@@ -195,8 +195,8 @@ class Campaign:
                 low, high = self.ensemble.temperature
                 raise ConvergenceError(
                     f"Every walker exploded between {low:.0f} and {high:.0f} K in the round '{state.kind}': "
-                    "energies left what a metal has. Take a shorter sample.timestep, a lower highest temperature, or a potential "
-                    "that knows close encounters of atoms; the rounds before are kept."
+                    "energies left what a metal has. Take a shorter sample.timestep, a lower highest temperature, or a "
+                    "potential that knows close encounters of atoms; the rounds before are kept."
                 )
             yield state
             index += 1
