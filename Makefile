@@ -15,14 +15,14 @@ test: $(STAMP) system
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP)
-	$(BIN)/ruff format --check src tests scripts
-	$(BIN)/ruff check src tests scripts
+	$(BIN)/ruff format --check src tests scripts benchmarks
+	$(BIN)/ruff check src tests scripts benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(STAMP)
-	$(BIN)/ruff format src tests scripts
-	$(BIN)/ruff check --fix src tests scripts
+	$(BIN)/ruff format src tests scripts benchmarks
+	$(BIN)/ruff check --fix src tests scripts benchmarks
 
 # torch goes first and by exact version: then the range that the package asks for is satisfied, and pip does not look
 # for a build with several gigabytes of GPU libraries.

@@ -88,6 +88,42 @@ class MolecularDynamics(Protocol):
 
 
 @dataclass(frozen=True)
+class ExternalForce:
+    """A compiled C function that a code's own dynamics calls at every step.
+
+    ``void (data, step, n, U, box, x, f, v, added, answer)``: three words, a double, six words, all but step, n and U
+    addresses of doubles. ``box`` are the cell's nine components, ``x``, ``f``, ``v`` the atoms' positions, forces of
+    the potential (eV/Å) and velocities in the code's unit, (n, 3). It fills ``added``, the forces to add, and
+    ``answer``: the share of the potential's virial to add, and a pressure to add in eV/Å³.
+
+    Attributes
+    ----------
+    address, data : int
+        Of the function, and what it gets as its first argument.
+    """
+
+    address: int
+    data: int
+
+
+@runtime_checkable
+class DrivenDynamics(Protocol):
+    """A potential whose code runs isothermal–isobaric dynamics under an external force of ours."""
+
+    def driven(self, start: Atoms, state: State, external: ExternalForce, *, steps: int, timestep: float) -> Atoms:
+        """Run and return the last configuration; velocities go in and out with the atoms, the cell keeps its shape.
+
+        Raises
+        ------
+        ConvergenceError
+            If the run breaks down.
+        BackendError
+            If the code cannot begin: the cell is not right-angled, for instance.
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class Spread:
     """How far the members of a committee disagree.
 

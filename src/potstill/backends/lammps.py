@@ -25,7 +25,7 @@ from ase.calculators.lammps import Prism
 
 from potstill.data import Array, voigt
 from potstill.errors import BackendError, ConvergenceError
-from potstill.protocols import State, stops
+from potstill.protocols import ExternalForce, State, stops
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -197,6 +197,14 @@ class LammpsPotential:
         finally:
             session.close()
 
+    def driven(self, start: Atoms, state: State, external: ExternalForce, *, steps: int, timestep: float) -> Atoms:
+        """Run ``fix npt`` with ``fix external``; see :class:`~potstill.protocols.DrivenDynamics`."""
+        session = _Session(self, start)
+        try:
+            return session.driven(start, state, external, steps, timestep)
+        finally:
+            session.close()
+
 
 class _Session:
     """One LAMMPS instance that holds one set of atoms; cell and positions may change."""
@@ -313,6 +321,37 @@ class _Session:
                 if stride:
                     yield index, step, now
             self._commands("unfix md")
+
+    def driven(self, start: Atoms, state: State, external: ExternalForce, steps: int, timestep: float) -> Atoms:
+        from ase import units
+
+        from potstill.backends.callback import Driver
+
+        if np.abs(start.cell.array - np.diag(np.diag(start.cell.array))).max() > 1e-9:
+            raise BackendError("Driven dynamics through LAMMPS needs a right-angled cell along x, y and z.")
+        per_ps = 1000.0 * units.fs
+        velocities = np.ascontiguousarray(start.get_velocities() * per_ps)
+        self.lmp.scatter_atoms("v", 1, 3, velocities.ctypes.data_as(ctypes.c_void_p))
+        t, bars = state.temperature, state.pressure * 1e4
+        self._commands(
+            f"timestep {timestep / 1000.0}",
+            "compute bias_energy all pe pair",
+            "compute bias_pressure all pressure NULL pair",
+            "fix bias all external pf/callback 1 1",
+            "fix_modify bias virial yes",
+            "fix tally all ave/time 1 1 1 c_bias_energy",  # else LAMMPS does not sum energies at every step
+            f"fix md all npt temp {t} {t} 0.1 iso {bars} {bars} 1.0",
+        )
+        driver = Driver(self.lmp, external, "bias", "bias_energy", "bias_pressure")
+        try:
+            self._commands(f"run {steps} post no")
+        except BackendError as error:
+            raise ConvergenceError(f"the driven dynamics broke down ({error})") from error
+        finally:
+            del driver  # it had to live as long as LAMMPS might call
+        atoms = self.atoms()
+        atoms.set_velocities(np.array(self.lmp.gather_atoms("v", 1, 3)).reshape(-1, 3) / per_ps)
+        return atoms
 
     @staticmethod
     def _judge(atoms: Atoms, volume: float, state: State) -> None:

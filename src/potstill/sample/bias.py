@@ -22,7 +22,7 @@ removes them like the rest.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -156,7 +156,7 @@ def with_states(bias: Bias, beta: F64, pressure: F64, centres: F64, sigma: float
 
 def copied(bias: Bias) -> Bias:
     """Return a bias with arrays of its own, so that a walker may teach it."""
-    arrays = {k: v.copy() for k, v in bias._asdict().items() if isinstance(v, np.ndarray)}
+    arrays: dict[str, Any] = {k: v.copy() for k, v in bias._asdict().items() if isinstance(v, np.ndarray)}
     return bias._replace(**arrays)
 
 
@@ -345,7 +345,8 @@ def _learn_grid(u: float, volume: float, s: float, b: Bias, height: float) -> No
 def gain(b: Bias, how: Learning, updates: float) -> float:
     """Return the size of a lesson in k_B T₀, after ``updates`` of each walker in this call.
 
-    Early lessons are 1 k_B T₀ over the root of the number of walkers; then they fall as one over the number of all updates.
+    Early lessons are 1 k_B T₀ over the root of the number of walkers; then they fall as one over the number of all
+    updates.
     """
     t = how.walkers * (how.start + updates)
     if how.method == WANG_LANDAU:

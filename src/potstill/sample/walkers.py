@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from potstill import protocols
 from potstill.errors import BackendError
-from potstill.protocols import Potential
+from potstill.protocols import DrivenDynamics, Potential
 from potstill.sample.bias import Bias, Learning, copied
 from potstill.sample.eam import STYLES, Eam, list_pairs, neighbours, read_eam, work_space
 from potstill.sample.loop import CROWDED, FINE, Md, Output, Walker, output, walk
@@ -55,7 +54,7 @@ class Engine:
         p = self.potential
         if isinstance(p, FromFile) and p.style in STYLES and self.n_atoms <= MOST_COMPILED:
             return "compiled"
-        return "lammps" if isinstance(p, getattr(protocols, "DrivenDynamics", ())) else "calculator"
+        return "lammps" if isinstance(p, DrivenDynamics) else "calculator"
 
     @property
     def mass(self) -> float:
@@ -109,7 +108,7 @@ def advance(task: Task) -> Done:
     from potstill.sample.native import walk_calculator, walk_native
 
     common = (task.order, bias, task.how, task.md, out)
-    if engine.path == "lammps":
+    if engine.path == "lammps" and isinstance(engine.potential, DrivenDynamics):
         status = walk_native(rng, walker, task.steps, engine.potential, engine.element, *common)
     else:
         calculator = engine.potential.calculator()
