@@ -150,8 +150,9 @@ def count() -> None:
             found[kind], steps[kind] = sum(crossings(walker, LOW, HIGH) for walker in s), s.size * 20
         both, all_steps = sum(found.values()), sum(steps.values())
         print(
-            f"  {n_atoms:4d} atoms, {walkers} walkers, {all_steps * 2e-6:.2f} ns: {both} crossings, {found['learn']} while "
-            f"learning ({steps['learn'] * 2e-6:.2f} ns), {found['produce']} in production; {both / hours:,.0f} a CPU-hour",
+            f"  {n_atoms:4d} atoms, {walkers} walkers, {all_steps * 2e-6:.2f} ns: {both} crossings, {found['learn']} "
+            f"while learning ({steps['learn'] * 2e-6:.2f} ns), {found['produce']} in production; "
+            f"{both / hours:,.0f} a CPU-hour",
             flush=True,
         )
 

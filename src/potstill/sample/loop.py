@@ -24,6 +24,8 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 FINE, CROWDED, EXPLODED = 0, 1, 2
+HOTTEST = 20.0  # of the mean kinetic energy: beyond it, or beyond the next, a run has exploded
+LARGEST_ENERGY = 1e3  # eV/atom
 RECORD = ("energy", "volume", "order", "bias", "scale", "kinetic")
 # What is counted: records, frames, traces written; volume moves tried and accepted; shape moves the same; lists built.
 RECORDS, FRAMES, TRACES, TRIED, ACCEPTED, SHAPES_TRIED, SHAPES_ACCEPTED, LISTS = range(8)
@@ -189,7 +191,7 @@ def _distortion(h: F64, first: F64) -> float:
 
 
 @nb.njit(cache=True, nogil=True)
-def walk(  # noqa: C901, PLR0912 - one loop, compiled as one
+def walk(  # noqa: C901, PLR0911, PLR0912 - one loop, compiled as one
     rng: Any,
     walker: Walker,
     steps: int,
@@ -243,7 +245,7 @@ def walk(  # noqa: C901, PLR0912 - one loop, compiled as one
             built[:], inverse_built[:] = x, inverse
             out.counts[LISTS] += 1
         energy = energy_forces(x, nl, tables, work, f)
-        if not abs(energy) < 1e4 * n:
+        if not abs(energy) < LARGEST_ENERGY * n:
             return EXPLODED
         if order.kind != NONE:
             s = order_parameter(x, inverse, volume, nl, order, order_work, ds)
@@ -298,11 +300,13 @@ def walk(  # noqa: C901, PLR0912 - one loop, compiled as one
                 learn(energy, volume, s, bias, how, updates)
                 updates += 1.0
                 value, by_u, _, by_s = evaluate(energy, volume, s, bias)
+            kinetic = 0.0
+            for i in range(n):
+                kinetic += v[i, 0] * v[i, 0] + v[i, 1] * v[i, 1] + v[i, 2] * v[i, 2]
+            if not 0.5 * md.mass * kinetic < HOTTEST * 1.5 * n / beta0:
+                return EXPLODED
             row = out.counts[RECORDS]
             if row < out.records.shape[0]:
-                kinetic = 0.0
-                for i in range(n):
-                    kinetic += v[i, 0] * v[i, 0] + v[i, 1] * v[i, 1] + v[i, 2] * v[i, 2]
                 out.records[row, 0] = energy
                 out.records[row, 1] = volume
                 out.records[row, 2] = s

@@ -27,6 +27,8 @@ from potstill.sample.loop import (
     EXPLODED,
     FINE,
     FRAMES,
+    HOTTEST,
+    LARGEST_ENERGY,
     LISTS,
     RECORDS,
     SHAPES_ACCEPTED,
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
 
 F64 = NDArray[np.float64]
 
-LARGEST_ENERGY = 1e4  # eV/atom: beyond it a run has exploded
 PAIRS_PER_ATOM = 120  # within the reach of Q6 and the skin
 BONDS_PER_ATOM = 40
 
@@ -57,8 +58,8 @@ BONDS_PER_ATOM = 40
 # What stands where in the block of words behind the callback, four words an array: address and up to three lengths.
 _ARRAYS = (
     "beta", "beta_p", "centres", "f", "weight", "top", "part", "sums", "total", "grid", "origin", "step", "range",
-    "walls", "hkl", "phase", "wave", "bonds", "pairs", "first", "other", "image", "span", "shifts", "records", "frames", "cells",
-    "marks", "trace", "counts", "reals", "words", "ds", "built", "inverse_built", "position",
+    "walls", "hkl", "phase", "wave", "bonds", "pairs", "first", "other", "image", "span", "shifts", "records", "frames",
+    "cells", "marks", "trace", "counts", "reals", "words", "ds", "built", "inverse_built", "position",
 )  # fmt: skip
 _AT = {name: 4 * k for k, name in enumerate(_ARRAYS)}
 # reals: β₀, P₀, stiffness, wall, scale of s, then the learning's start, burn-in and walkers, half a step over the mass,
@@ -86,12 +87,12 @@ def _box(b: Any, at: int) -> Any:
 
 
 @njit(cache=True)
-def _step(  # noqa: C901 - one step, compiled as one
+def _step(  # noqa: C901, PLR0912 - one step, compiled as one
     b: Any, step: int, n: int, energy: float, h: F64, x: F64, f: F64, v: F64, added: F64, answer: F64
 ) -> None:
     """Do one step's work; ``b`` is the block of words."""
     r, w = _row(b, _REALS), carray(words_at(b[_WORDS]), (b[_WORDS + 1],))
-    if w[7] or not abs(energy) < LARGEST_ENERGY * n:
+    if w[7] or n != b[_DS + 1] or not abs(energy) < LARGEST_ENERGY * n:
         w[7] = 1  # failed: from here on nothing is added, and the caller will see
         added[:] = 0.0
         return
@@ -138,15 +139,18 @@ def _step(  # noqa: C901 - one step, compiled as one
     answer[0], answer[1] = by_u, -by_v
     if step == 0:
         return
-    if step % w[4] == 0 and counts[RECORDS] < b[_RECORDS + 1]:
-        row = _table(b, _RECORDS)[counts[RECORDS]]
+    if step % w[4] == 0:
         kinetic = 0.0
         for i in range(n):
             for k in range(3):  # velocities are half a step behind
                 kinetic += (r[9] * v[i, k] + r[8] * (f[i, k] + added[i, k])) ** 2
-        row[0], row[1], row[2], row[3], row[4] = energy, volume, s, value, 1.0 + by_u
-        row[5] = 0.5 * r[12] * kinetic * n / (n - 1.0)
-        counts[RECORDS] += 1
+        kinetic *= 0.5 * r[12] * n / (n - 1.0)
+        if not kinetic < HOTTEST * 1.5 * n / r[0]:
+            w[7] = 1
+        if counts[RECORDS] < b[_RECORDS + 1]:
+            row = _table(b, _RECORDS)[counts[RECORDS]]
+            row[0], row[1], row[2], row[3], row[4], row[5] = energy, volume, s, value, 1.0 + by_u, kinetic
+            counts[RECORDS] += 1
     if w[6] > 0 and step % w[6] == 0 and counts[TRACES] < b[_TRACE + 1]:
         _box(b, _TRACE)[counts[TRACES]] = f
         counts[TRACES] += 1
@@ -388,8 +392,10 @@ def _walk_slowly(
                 learn(here.energy, here.volume, here.s, bias, how, updates)
                 updates += 1.0
                 here.see(bias)
+            kinetic = 0.5 * md.mass * float((v**2).sum())
+            if not kinetic < HOTTEST * 1.5 * len(x) / bias.beta0:
+                raise ArithmeticError("the kinetic energy is beyond what the thermostat holds")
             if out.counts[RECORDS] < len(out.records):
-                kinetic = 0.5 * md.mass * float((v**2).sum())
                 row = (here.energy, here.volume, here.s, here.value, 1.0 + here.by_u, kinetic)
                 out.records[out.counts[RECORDS]] = row
                 out.counts[RECORDS] += 1
