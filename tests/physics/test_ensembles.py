@@ -47,7 +47,9 @@ def plain():
     def measure(T, P, rounds=4):
         if (T, P) not in known:
             # an ensemble whose bias is never made: its walkers stay at T₀ = T and P₀ = P, behind the same walls
-            c = campaign("multithermal", "sams", temperature=(float(T), T * (1 + 1e-9)), pressure=(float(P),), walkers=2)
+            c = campaign(
+                "multithermal", "sams", temperature=(float(T), T * (1 + 1e-9)), pressure=(float(P),), walkers=2
+            )
             with ThreadPoolExecutor(2) as pool:
                 state = c._start()
                 hot = [c._walls(4500.0 if T > 1500 else float(T))] * 2

@@ -135,6 +135,18 @@ def test_states_that_were_not_visited_have_no_values():
     assert reweighted(series, T0, P0, CRYSTAL).energy == reweighted(series, T0, P0).energy
 
 
+def test_a_single_visit_is_not_enough_for_an_average():
+    rng = np.random.default_rng(11)
+    energy = 0.01 * rng.standard_normal((4, 2000))
+    energy[2, 700:740] -= 5.0  # forty records of one excursion, worth as much as each other
+    flat = np.zeros_like(energy)
+    series = Series(energy, flat + 400, flat + 0.9, flat, flat + 1, 1 / (KB * T0), 0.0, 32, LOW, HIGH)
+    found = reweighted(series, 900.0, 0.0)
+    assert found.effective > 30
+    assert found.energy is None
+    assert reweighted(series, T0, 0.0).energy is not None
+
+
 def test_a_run_that_is_short_against_its_correlation_says_so():
     found = reweighted(Harmonic().series(3, 100.0, (2, 600)), T0, P0)
     assert "lower bound" in found.note
@@ -203,12 +215,21 @@ def test_no_equal_weight_where_one_phase_wins_or_is_missing():
     crystal = Mixture().series(6, (2, 1000))
     alone = Series(*(*vars(crystal).values(),)[:2], 0 * crystal.order + 0.9, *(*vars(crystal).values(),)[3:10])
     assert melting(alone, 0.0).temperature is None
-    assert "both phases" in melting(alone, 0.0).note
+    assert "crossed" in melting(alone, 0.0).note
     assert free_energy_difference(alone, T0, 0.0).value is None
     system.delta = -3.0
     wins = melting(system.series(6), 0.0)
     assert wins.temperature is None
     assert "crystal has more weight" in wins.note
+
+
+def test_walkers_that_stay_where_they_began_tell_no_difference():
+    series = Mixture().series(12, (6, 1500), stay=0.9999)
+    assert 0 < series.crossings < 10
+    assert {1, -1} == {int(p) for p in np.unique(series.side)}
+    assert free_energy_difference(series, T0, 0.0).value is None
+    assert "fewer than 10" in free_energy_difference(series, T0, 0.0).note
+    assert reweighted(series, T0, 0.0, CRYSTAL).energy is not None
 
 
 def test_a_phase_without_a_barrier_is_none():

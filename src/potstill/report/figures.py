@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,107 @@ def coverage(points: Mapping[str, Any], distilled: set[str]) -> Figure:
     ax.set_xlabel("volume (Å³/atom)")
     ax.set_ylabel("energy by the model (eV/atom)")
     f.figure.legend(loc="outside upper right")
+    return f
+
+
+_PHASES = {"liquid": ORANGE, "crystal": BLUE}
+
+
+def visited(run: Mapping[str, Any]) -> Figure:
+    """Where an extended ensemble went: temperature and order, volume and energy, by phase as the order tells it."""
+    f = Figure("visited", 2)
+    p = {name: np.array(values, dtype=float) for name, values in run["points"].items()}
+    low, high = run["thresholds"]
+    liquid, crystal = p["order"] < low, p["order"] > high
+    for name, mine in (("between", ~liquid & ~crystal), ("liquid", liquid), ("crystal", crystal)):
+        colour = _PHASES.get(name, GREY)
+        if not mine.any():
+            continue
+        style = {"s": 7, "color": colour, "alpha": 0.5, "linewidths": 0, "rasterized": True}
+        f.axes[0].scatter(p["effective_temperature"][mine], p["order"][mine], label=name, **style)
+        f.axes[1].scatter(p["volume_per_atom"][mine], p["energy_per_atom"][mine], **style)
+    for y in (low, high):
+        f.axes[0].axhline(y, color=GREY, lw=0.8, ls=":")
+    cold, hot = run["temperature"]
+    f.axes[0].set_xlim(cold - 0.05 * (hot - cold), hot + 0.05 * (hot - cold))
+    f.axes[0].set_xlabel("temperature that the bias amounts to (K)")
+    f.axes[0].set_ylabel("order parameter, 1 for the crystal")
+    f.axes[1].set_xlabel("volume (Å³/atom)")
+    f.axes[1].set_ylabel("potential energy (eV/atom)")
+    f.figure.legend(loc="outside upper right", ncols=3, markerscale=2)
+    return f
+
+
+def reweighted(run: Mapping[str, Any]) -> Figure:
+    """Energy, volume and heat capacity against temperature at the lowest pressure, each phase and both together."""
+    f = Figure("reweighted", 3, (3.6, 3.2))
+    at = run["pressure"][0]
+    for name, colour in (("all", GREY), *_PHASES.items()):
+        for ax, key in zip(f.axes, ("energy", "volume", "heat_capacity"), strict=True):
+            rows = [
+                r
+                for r in run["table"]
+                if r["phase"] == name and r["pressure"] == at and r[key] is not None and r[f"{key}_error"] is not None
+            ]
+            ax.errorbar(
+                [r["temperature"] for r in rows],
+                [r[key] for r in rows],
+                [r[f"{key}_error"] for r in rows],
+                fmt="o-" if name != "all" else "-",
+                ms=3,
+                lw=1,
+                capsize=2,
+                color=colour,
+                label=name if key == "energy" and (rows or name == "all") else None,
+            )
+    for ax, label in zip(
+        f.axes, ("potential energy (eV/atom)", "volume (Å³/atom)", r"heat capacity $C_P$ ($k_B$/atom)"), strict=True
+    ):
+        ax.set_ylabel(label)
+        ax.set_xlabel("temperature (K)")
+    f.figure.legend(loc="outside upper right", ncols=3)
+    return f
+
+
+def balance(run: Mapping[str, Any]) -> Figure | None:
+    """Free energy of the crystal less that of the liquid against temperature, a line a pressure; None if not known."""
+    f = Figure("balance", size=(7.6, 3.6))
+    ax = f.axes[0]
+    drawn = False
+    for equal, colour in zip(run["equal_weight"], cycle((BLUE, GREEN, ORANGE, RED)), strict=False):
+        here = [r for r in run["free_energy"] if r["pressure"] == equal["pressure"]]
+        rows = [r for r in here if None not in {r["value"], r["error"]}]
+        if len(rows) < 2:
+            continue
+        x, y = ([r["temperature"] for r in rows], [1e3 * r["value"] / run["n_atoms"] for r in rows])
+        spread = [1e3 * r["error"] / run["n_atoms"] for r in rows]
+        label = f"{equal['pressure']:g} GPa"
+        if None not in {equal["temperature"], equal["error"]}:
+            label += f": equal weight of this cell at {equal['temperature']:.0f} ± {equal['error']:.0f} K"
+            ax.axvline(equal["temperature"], color=colour, lw=1, ls="--")
+        ax.errorbar(x, y, spread, fmt="o-", ms=4, lw=1.2, capsize=2, color=colour, label=label)
+        drawn = True
+    if not drawn:
+        return None
+    ax.axhline(0, color=INK, lw=0.8)
+    ax.set_xlabel("temperature (K)")
+    ax.set_ylabel("crystal less liquid (meV/atom)")
+    f.figure.legend(loc="outside upper right")
+    return f
+
+
+def pools(compared: Mapping[str, Any]) -> Figure:
+    """Two pools of as many MD steps over each other: volume and energy, order and energy."""
+    f = Figure("pools", 2)
+    for (name, pool), colour in zip(reversed(compared["pools"].items()), (BLUE, ORANGE), strict=True):
+        style = {"s": 8, "color": colour, "alpha": 0.45, "linewidths": 0, "rasterized": True}
+        f.axes[0].scatter(pool["volume_per_atom"], pool["energy_per_atom"], label=name, **style)
+        f.axes[1].scatter(pool["order"], pool["energy_per_atom"], **style)
+    f.axes[0].set_xlabel("volume (Å³/atom)")
+    f.axes[1].set_xlabel("order parameter, 1 for the crystal")
+    for ax in f.axes:
+        ax.set_ylabel("potential energy (eV/atom)")
+    f.figure.legend(loc="outside upper right", ncols=2, markerscale=2)
     return f
 
 

@@ -58,10 +58,31 @@ def gather(out: Path) -> dict[str, Any]:
         "title": tomllib.loads(config).get("title", ""),
         "seed": records["sample"]["settings"]["seed"],
     }
+    thermal, compared = _sampling(out)
+    if thermal:
+        summary["sample"]["thermodynamics"] = [{k: v for k, v in run.items() if k != "points"} for run in thermal]
+    if compared:
+        summary["sample"]["coverage"] = {
+            "md_steps": compared["md_steps"],
+            "measure": compared["measure"],
+            "pools": {
+                name: {k: pool[k] for k in ("n_frames", "cells_visited", "covered_by_other")}
+                for name, pool in compared["pools"].items()
+            },
+        }
     summary["verdict"] = _verdict(validation)
     summary["headline"] = _headline(summary)
     summary["next"] = _next(summary)
     return summary
+
+
+def _sampling(out: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Return the physics of each campaign and the comparison with the ladder, where there are any."""
+    thermal, compared = out / "1-sample" / "thermodynamics.json", out / "1-sample" / "coverage.json"
+    return (
+        read_json(thermal)["campaigns"] if thermal.exists() else [],
+        read_json(compared) if compared.exists() else None,
+    )
 
 
 def _verdict(validation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -133,6 +154,8 @@ def _next(summary: dict[str, Any]) -> list[str]:
         n = len(summary["sample"]["stopped_early"])
         advice.append(
             f"{n} trajectories stopped early: lower the highest sample.temperature or raise the lowest pressure."
+            if summary["sample"]["settings"]["ensemble"] == "npt-ladder"
+            else "The sampling did not go as it should; what and why stands with the pool."
         )
     if summary["failures"]:
         advice.append(f"{len(summary['failures'])} labels failed; their reasons are listed below.")
@@ -164,6 +187,13 @@ def _drawn(out: Path, summary: dict[str, Any]) -> dict[str, figures.Figure]:
     if (folder / "coverage.json").exists():
         distilled = set(Dataset.load(out / "2-distil" / "distilled.extxyz").keys)
         made["coverage"] = figures.coverage(read_json(folder / "coverage.json"), distilled)
+    thermal, compared = _sampling(out)
+    for k, run in enumerate(thermal):
+        balance = figures.balance(run)
+        made |= {f"visited{k}": figures.visited(run), f"reweighted{k}": figures.reweighted(run)}
+        made |= {f"balance{k}": balance} if balance else {}
+    if compared:
+        made["pools"] = figures.pools(compared)
     if (folder / "parity.json").exists():
         made["parity"] = figures.parity(read_json(folder / "parity.json"))
     if all(r["errors"] for r in summary["distil"]["curve"]):

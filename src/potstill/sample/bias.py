@@ -10,10 +10,11 @@ Only the f_λ are unknown. ``sams`` learns them by stochastic approximation (Tan
 f_λ −= g N p_λ(x) at each visit, with p_λ the weight of λ there; ``opes`` by reweighting all that was seen so far
 (Invernizzi, Piaggi, Parrinello, Phys. Rev. X 10, 041034, 2020).
 
-*Grid*: ``wang-landau`` (Wang and Landau, Phys. Rev. Lett. 86, 2050, 2001) makes a histogram flat, in (H, s) or in (U,
-V). B is a cubic B-spline whose coefficients grow where the run is, so forces are smooth; the increment falls as 1/t
-(Belardinelli and Pereyra, Phys. Rev. E 75, 046701, 2007). Where the bias already amounts to a temperature or pressure
-beyond the range asked for, nothing is added: that is what ends the histogram's growth.
+*Grid*: ``wang-landau`` (Wang and Landau, Phys. Rev. Lett. 86, 2050, 2001) makes a histogram flat, in (H, s) or in
+(U, V). To the mixture of states, with the f_λ as guessed at first, it adds a cubic B-spline whose coefficients grow
+where the run is, so that forces stay smooth; the increment falls as 1/t (Belardinelli and Pereyra, Phys. Rev. E 75,
+046701, 2007). Beyond the grid the spline is constant and nothing is learnt: there the mixture's lowest and highest
+temperature end the histogram.
 
 Either form has walls added on the volume: N κ ln²(V/V_wall) beyond either end. They are part of B, so that reweighting
 removes them like the rest.
@@ -71,8 +72,6 @@ class Bias(NamedTuple):
         Of the grid: H or U in eV; s, or V in Å³.
     second_is_volume : bool
         (U, V) rather than (H, s).
-    range : ndarray (4,)
-        T_min, T_max as β₀/β, and P_min, P_max in eV/Å³: where Wang–Landau ends.
     walls : ndarray (2,)
         Lowest and highest volume, Å³; 0 and infinity for none.
     wall : float
@@ -96,7 +95,6 @@ class Bias(NamedTuple):
     origin: F64
     step: F64
     second_is_volume: bool
-    range: F64
     walls: F64
     wall: float
 
@@ -128,7 +126,7 @@ def no_bias(beta0: float, p0: float, n_atoms: int, walls: tuple[float, float] = 
     return Bias(
         UNBIASED, beta0, p0, np.array([beta0]), np.array([beta0 * p0]), np.zeros(1), 0.0, one, one + 1.0, np.zeros(1),
         np.zeros(2), np.full((1, 1), _NEVER), np.array([_NEVER]), np.zeros((4, 4)), np.zeros(2), np.ones(2), False,
-        np.zeros(4), np.array(walls, dtype=float), n_atoms * WALL / beta0,
+        np.array(walls, dtype=float), n_atoms * WALL / beta0,
     )  # fmt: skip
 
 
@@ -241,12 +239,12 @@ def _basis(q: float, knots: int) -> tuple[int, float, float, float, float, float
 
 @nb.njit(cache=True, fastmath=True)
 def _spline(q1: float, q2: float, grid: F64) -> tuple[float, float, float]:
-    """Return value and derivatives (per step) of the spline; outside it goes on straight in q1, constant in q2."""
+    """Return value and derivatives (per step) of the spline; outside it is constant."""
     k, a0, a1, a2, a3, da0, da1, da2, da3, beyond = _basis(q1, grid.shape[0] - 3)
     l, b0, b1, b2, b3, db0, db1, db2, db3, outside = _basis(q2, grid.shape[1] - 3)
     a, da = (a0, a1, a2, a3), (da0, da1, da2, da3)
     b, db = (b0, b1, b2, b3), (db0, db1, db2, db3)
-    value, by1, by2, twist = 0.0, 0.0, 0.0, 0.0
+    value, by1, by2 = 0.0, 0.0, 0.0
     for i in range(4):
         row = grid[k + i]
         across = row[l] * b[0] + row[l + 1] * b[1] + row[l + 2] * b[2] + row[l + 3] * b[3]
@@ -254,10 +252,7 @@ def _spline(q1: float, q2: float, grid: F64) -> tuple[float, float, float]:
         value += a[i] * across
         by1 += da[i] * across
         by2 += a[i] * along
-        twist += da[i] * along
-    if outside != 0.0:
-        by2, twist = 0.0, 0.0
-    return value + by1 * beyond, by1, by2 + twist * beyond
+    return value, by1 if beyond == 0.0 else 0.0, by2 if outside == 0.0 else 0.0
 
 
 @nb.njit(cache=True, fastmath=True)
@@ -277,7 +272,9 @@ def evaluate(u: float, volume: float, s: float, b: Bias) -> tuple[float, float, 
     if b.form == STATES:
         value, by_u, by_v, by_s = _mixture(u, volume, s, b)
     elif b.form == GRID:
-        value, by_u, by_v, by_s = _histogram(u, volume, s, b)
+        value, by_u, by_v, by_s = _mixture(u, volume, s, b)
+        learnt, du, dv, ds = _histogram(u, volume, s, b)
+        value, by_u, by_v, by_s = value + learnt, by_u + du, by_v + dv, by_s + ds
     wall = 0.0
     if volume < b.walls[0]:
         wall = math.log(volume / b.walls[0])
@@ -318,19 +315,10 @@ def _learn_opes(u: float, volume: float, s: float, b: Bias) -> None:
 
 @nb.njit(cache=True, fastmath=True)
 def _learn_grid(u: float, volume: float, s: float, b: Bias, height: float) -> None:
-    _, by_u, by_v, _ = evaluate(u, volume, s, b)
-    scale = 1.0 + by_u  # β/β₀ of the temperature that the bias amounts to here
-    if scale * b.range[0] > 1.0 or scale * b.range[1] < 1.0:
-        return
     if b.second_is_volume:
-        pressure = (b.p0 + by_v) / scale
-        if pressure < b.range[2] or pressure > b.range[3]:
-            return
-        q2 = (volume - b.origin[1]) / b.step[1]
-        q1 = (u - b.origin[0]) / b.step[0]
+        q1, q2 = (u - b.origin[0]) / b.step[0], (volume - b.origin[1]) / b.step[1]
     else:
-        q2 = (s - b.origin[1]) / b.step[1]
-        q1 = (u + b.p0 * volume - b.origin[0]) / b.step[0]
+        q1, q2 = (u + b.p0 * volume - b.origin[0]) / b.step[0], (s - b.origin[1]) / b.step[1]
     k, a0, a1, a2, a3, _, _, _, _, beyond = _basis(q1, b.grid.shape[0] - 3)
     l, b0, b1, b2, b3, _, _, _, _, outside = _basis(q2, b.grid.shape[1] - 3)
     if beyond != 0.0 or outside != 0.0:
@@ -350,7 +338,7 @@ def gain(b: Bias, how: Learning, updates: float) -> float:
     """
     t = how.walkers * (how.start + updates)
     if how.method == WANG_LANDAU:
-        return min(0.5 / how.walkers, b.grid.size / (t + 1.0))
+        return min(1.0 / math.sqrt(how.walkers), b.grid.size / (t + 1.0))
     early = min(1.0, b.f.size * (t + 1.0) ** -0.6) / math.sqrt(how.walkers)
     if t <= how.burn_in:
         return early

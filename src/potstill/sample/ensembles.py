@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from potstill.data import Frame
 from potstill.protocols import Potential
-from potstill.sample.bias import GPA, GRID, KB, OPES, SAMS, WANG_LANDAU, Bias, evaluate, refresh, with_states
+from potstill.sample.bias import GPA, GRID, KB, OPES, SAMS, WANG_LANDAU, Bias, refresh, with_states
 from potstill.sample.order import Q6, STRUCTURE_FACTOR
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ LOWEST_CENTRE, SIGMA = 0.08, 0.035  # umbrellas on s: the first, and both their 
 OVERLAP = 1.0  # distance of neighbouring temperatures and pressures in units that their fluctuations set
 STIFFNESS = 100.0  # k_B T₀ per atomic volume: a metal's bulk modulus, for the distance of pressures only
 DECORRELATED = 0.1  # of the forces' autocorrelation: frames so far apart count as new
-GRID_FIRST, GRID_SECOND = 48, 24  # intervals of the Wang–Landau histogram
+EXPANSION = 1e-4  # 1/K, of a metal's volume, for the ends of the histogram only
+GRID_FIRST, GRID_SECOND = 24, 24  # intervals of the Wang–Landau histogram
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class ExtendedEnsemble:
         if self.method == "opes":
             return _opes_start(states, U.ravel(), V.ravel(), s.ravel())
         if self.method == "wang-landau":
-            return self._grid(states, n_atoms, float(U.mean()), float(V.mean()))
+            return self._grid(states, n_atoms, U.mean(axis=1), V.mean(axis=1))
         return states
 
     @property
@@ -154,33 +155,32 @@ class ExtendedEnsemble:
         n = 1 + math.ceil((high - low) * GPA / step)
         return np.union1d(np.linspace(low, high, n), self.pressure)
 
-    def _grid(self, states: Bias, n_atoms: int, U: float, V: float) -> Bias:
-        """Lay the Wang–Landau histogram over what the states reach, its start the mixture of states."""
+    def _grid(self, states: Bias, n_atoms: int, U: F64, V: F64) -> Bias:
+        """Lay the Wang–Landau histogram over what lies between the lowest and the highest temperature.
+
+        ``U`` and ``V`` are means of walkers at T₀, the crystals and the melts.
+        """
         low, high = self.temperature
         baric = self.name == "multibaric-multithermal"
-        thermal = 1.5 * n_atoms * KB
-        centre = U if baric else U + states.p0 * V
-        first = (
-            centre - thermal * (2.25 * (self.T0 - low) + 0.25 * (high - self.T0)),
-            centre + 3.0 * thermal * (high - low),
-        )
+        heat = 1.5 * n_atoms * KB  # eV/K
+        x = U if baric else U + states.p0 * V
+        first = (float(x.min()) - heat * (self.T0 - low), float(x.max()) + 1.2 * heat * (high - self.T0))
         # without a second variable one endless interval: nothing depends on s then
         m, second = 1, (0.0, 1e30)
         if self.ordered:
             m, second = GRID_SECOND, (0.0, 1.0)
         elif baric:
-            m, second = 2 * GRID_SECOND, (n_atoms * self.walls[0], n_atoms * self.walls[1])
+            stiffness = STIFFNESS * KB * self.T0 * n_atoms / float(V.mean())
+            squeezed, relaxed = ((p - self.P0) * GPA / stiffness for p in (self.pressure[-1], self.pressure[0]))
+            warm, cold = EXPANSION * (high - self.T0), EXPANSION * (self.T0 - low)
+            m, second = GRID_SECOND, (float(V.min()) * (1 - squeezed - cold), float(V.max()) * (1 - relaxed + warm))
         step = np.array([(first[1] - first[0]) / GRID_FIRST, (second[1] - second[0]) / m])
-        origin = np.array([first[0], second[0]])
-        grid = np.zeros((GRID_FIRST + 3, m + 3))
-        # coefficient k of a cubic spline sits at knot k − 1; the mixture is smooth enough to be taken there as it is
-        for i, j in np.ndindex(*grid.shape):
-            q1, q2 = origin + step * (i - 1, j - 1)
-            u, v, s = (q1, q2, 0.0) if baric else (q1 - states.p0 * V, V, q2 if self.ordered else 0.0)
-            grid[i, j] = evaluate(u, v, s, states._replace(wall=0.0))[0]
-        band = np.array([low / self.T0, high / self.T0, self.pressure[0] * GPA, self.pressure[-1] * GPA])
         return states._replace(
-            form=GRID, grid=grid - grid.mean(), origin=origin, step=step, second_is_volume=baric, range=band
+            form=GRID,
+            grid=np.zeros((GRID_FIRST + 3, m + 3)),
+            origin=np.array([first[0], second[0]]),
+            step=step,
+            second_is_volume=baric,
         )
 
 

@@ -57,8 +57,8 @@ BONDS_PER_ATOM = 40
 
 # What stands where in the block of words behind the callback, four words an array: address and up to three lengths.
 _ARRAYS = (
-    "beta", "beta_p", "centres", "f", "weight", "top", "part", "sums", "total", "grid", "origin", "step", "range",
-    "walls", "hkl", "phase", "wave", "bonds", "pairs", "first", "other", "image", "span", "shifts", "records", "frames",
+    "beta", "beta_p", "centres", "f", "weight", "top", "part", "sums", "total", "grid", "origin", "step", "walls",
+    "hkl", "phase", "wave", "bonds", "pairs", "first", "other", "image", "span", "shifts", "records", "frames",
     "cells", "marks", "trace", "counts", "reals", "words", "ds", "built", "inverse_built", "position",
 )  # fmt: skip
 _AT = {name: 4 * k for k, name in enumerate(_ARRAYS)}
@@ -66,7 +66,7 @@ _AT = {name: 4 * k for k, name in enumerate(_ARRAYS)}
 # LAMMPS's velocity in ours, skin, updates so far, mass.
 # words: form, whether V is the second variable, kind of order, method, strides of records, frames and traces, whether
 # the run has failed, whether the list of bonds is good.
-(_BETA, _BETA_P, _CENTRES, _F, _WEIGHT, _TOP, _PART, _SUMS, _TOTAL, _GRID, _ORIGIN, _STEP, _RANGE, _WALLS, _HKL, _PHASE,
+(_BETA, _BETA_P, _CENTRES, _F, _WEIGHT, _TOP, _PART, _SUMS, _TOTAL, _GRID, _ORIGIN, _STEP, _WALLS, _HKL, _PHASE,
  _WAVE, _BONDS, _PAIRS, _FIRST, _OTHER, _IMAGE, _SPAN, _SHIFTS, _RECORDS, _FRAMES, _CELLS, _MARKS, _TRACE, _COUNTS,
  _REALS, _WORDS, _DS, _BUILT, _INVERSE, _POSITION) = range(0, 4 * len(_ARRAYS), 4)  # fmt: skip
 
@@ -99,7 +99,7 @@ def _step(  # noqa: C901, PLR0912 - one step, compiled as one
     bias = Bias(
         w[0], r[0], r[1], _row(b, _BETA), _row(b, _BETA_P), _row(b, _CENTRES), r[2], _table(b, _F), _table(b, _WEIGHT),
         _row(b, _TOP), _row(b, _PART), _table(b, _SUMS), _row(b, _TOTAL), _table(b, _GRID), _row(b, _ORIGIN),
-        _row(b, _STEP), w[1] != 0, _row(b, _RANGE), _row(b, _WALLS), r[3],
+        _row(b, _STEP), w[1] != 0, _row(b, _WALLS), r[3],
     )  # fmt: skip
     order = Order(w[2], carray(words_at(b[_HKL]), (b[_HKL + 1], b[_HKL + 2])), r[4])
     found = Neighbours(
@@ -198,7 +198,7 @@ def _on_step(
     data: Any, step: Any, n: Any, energy: Any, box: Any, x: Any, f: Any, v: Any, added: Any, answer: Any
 ) -> None:
     """Be the function that :class:`~potstill.protocols.ExternalForce` describes."""
-    b = carray(words_at(data), 4 * 36)
+    b = carray(words_at(data), 4 * 35)
     _step(
         b,
         step,

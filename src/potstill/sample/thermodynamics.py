@@ -19,6 +19,7 @@ weight rests on too few records or blocks, nothing is told: those states were no
 not count. Averages need a definition without memory: else a melt that was a crystal a moment ago counts as crystal,
 where the crystal itself has no weight left. For them the middle between the thresholds divides, and a phase is one only
 while the free energy along s rises by k_B T at least on the way out of it; elsewhere it melts or freezes at once.
+Either rests on s alone: to the structure factor a crystal that is turned or faulted is a liquid.
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ FEWEST_BLOCKS, MOST_BLOCKS = 20, 200
 LEAST_EFFECTIVE = 30.0  # records, and
 LEAST_SHARED = 4.0  # blocks, (ΣW)²/ΣW², that must bear the weight for a state to count as visited
 BARRIER, BARRIER_BINS = 1.0, 8  # k_B T, and the bins between the thresholds that it is found with
+LEAST_CROSSINGS = 10  # of all walkers: with fewer, phases have the weights that the walkers happened to begin with
 SEARCH = 1.3  # equal weights are looked for beyond the temperatures visited by this factor
 POINTS = 2_000
 NOT_VISITED = "not visited: too few records bear the weight of this state"
 UNSTABLE = "no phase at this state: no barrier of k_B T holds it"
+FEW_CROSSINGS = f"walkers crossed between liquid and crystal fewer than {LEAST_CROSSINGS} times"
 SHORT_BLOCKS = "the run is short against its autocorrelation time: the error is a lower bound"
 
 
@@ -98,6 +101,11 @@ class Series:
     def side(self) -> NDArray[np.int8]:
         """Phase of each record for averages: +1 crystal or −1 liquid, divided in the middle between the thresholds."""
         return np.where(self.order > 0.5 * (self.low + self.high), CRYSTAL, LIQUID).astype(np.int8)
+
+    @cached_property
+    def crossings(self) -> int:
+        """Changes of phase of all walkers, see :func:`crossings`."""
+        return sum(crossings(s, self.low, self.high) for s in self.order)
 
     def log_weights(self, temperature_K: float, pressure_GPa: float) -> F64:
         """Return ln w of each record at a state."""
@@ -164,7 +172,7 @@ class Difference:
     temperature, pressure : float
         K, GPa.
     value, error : float | None
-        eV of the whole cell, and its standard error; None where a phase was not visited.
+        eV of the whole cell, and its standard error; None where a phase was not visited, or the walkers seldom crossed.
     slope : float | None
         d(βF)/dβ of the same difference: the enthalpy of the crystal less that of the liquid, eV.
     effective : float
@@ -404,6 +412,8 @@ def _difference(series: Series, T: float, P: float) -> tuple[Difference, F64]:
     (w1, top1), (w2, top2) = (_weights(series, T, P, phase) for phase in (CRYSTAL, LIQUID))
     sums = float(w1.sum()), float(w2.sum())
     effective = min(_kish(w1), _kish(w2)) if all(sums) else 0.0
+    if series.crossings < LEAST_CROSSINGS:
+        return Difference(T, P, None, None, None, effective, None, 0, FEW_CROSSINGS), np.zeros(0)
     missing = (_missing(series, T, P, phase) for phase in (CRYSTAL, LIQUID))
     note = NOT_VISITED if effective < LEAST_EFFECTIVE else next(filter(None, missing), None)
     if note:
@@ -437,6 +447,8 @@ def melting(series: Series, pressure_GPa: float) -> EqualWeight:
 
     The error is the jackknife's: each value without a block is one Newton step away, because ∂(βF)/∂β is the enthalpy.
     """
+    if series.crossings < LEAST_CROSSINGS:
+        return EqualWeight(pressure_GPa, None, None, FEW_CROSSINGS)
     ends = np.quantile(series.scale, [0.01, 0.99]) * series.beta0
     ends = np.maximum(ends, series.beta0 / 20) * [1 / SEARCH, SEARCH]  # forces may vanish or turn at the rim
     ladder = np.geomspace(ends[1], ends[0], 33)  # from cold to hot
