@@ -159,14 +159,17 @@ def test_broken_tables_are_refused_with_a_sentence_that_names_the_file(tmp_path)
 
 
 def test_compiled_code_is_forgotten_when_any_source_beside_it_changes(tmp_path):
-    (tmp_path / "a.py").write_text("one = 1\n")
-    (tmp_path / "b.py").write_text("two = 2\n")
+    (tmp_path / "a.py").write_text("import numba\none = 1\n")
+    (tmp_path / "b.py").write_text("import numba\ntwo = 2\n")
+    (tmp_path / "c.py").write_text("three = 3\n")
     assert forget_stale(tmp_path)
     compiled = [tmp_path / "__pycache__" / name for name in ("a.f-1.py311.nbi", "a.f-1.py311.1.nbc")]
     for file in compiled:
         file.write_bytes(b"machine code")
     assert not forget_stale(tmp_path)
     assert all(file.exists() for file in compiled)
-    (tmp_path / "b.py").write_text("two = 3\n")
+    (tmp_path / "c.py").write_text("three = 4\n")
+    assert not forget_stale(tmp_path)  # not compiled
+    (tmp_path / "b.py").write_text("import numba\ntwo = 3\n")
     assert forget_stale(tmp_path)
     assert not any(file.exists() for file in compiled)

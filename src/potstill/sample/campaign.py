@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class State:
         for k in ("index", "kind", "alive", "volume_step", "stride", "records", "frames", "cells", "marks"):
             arrays[k] = np.asarray(getattr(self, k))
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
+        np.savez(buffer, **arrays)
         return buffer.getvalue()
 
     @classmethod
@@ -95,7 +96,7 @@ class State:
             If the file is not one of ours, whole.
         """
         try:
-            with np.load(path, allow_pickle=False) as z:
+            with np.load(io.BytesIO(path.read_bytes())) as z:  # numpy refuses objects unless they are asked for
                 stored = {k: z[f"bias_{k}"] for k in Bias._fields}
                 bias: dict[str, Any] = {k: v.item() if v.ndim == 0 else np.array(v) for k, v in stored.items()}
                 walkers = zip(*(z[f"walker_{k}"] for k in Walker._fields), strict=True)
@@ -112,7 +113,7 @@ class State:
                     z["cells"],
                     z["marks"],
                 )
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise StoreError(
                 f"{path}: expected a round of sampling, but it cannot be read ({error}). Delete it."
             ) from None
