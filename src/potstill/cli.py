@@ -462,7 +462,7 @@ def status(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
             state = "not started"
         typer.echo(f"{stage.name:<9} {state}")
     done = len(list((directory / "1-sample" / "trajectories").glob("*.json")))
-    learnt = len(list((directory / "1-sample" / "ensembles").glob("*/*.npz")))
+    learnt = len(list((directory / "1-sample" / "ensembles").glob("*/*.safetensors")))
     rounds = len(list((directory / "2-distil" / "rounds").glob("*/round.json")))
     typer.echo(
         f"{learnt} rounds of sampling, {done} trajectories, {len(LabelStore(directory / 'labels'))} labels, "

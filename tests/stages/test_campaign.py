@@ -46,7 +46,7 @@ def test_frames_say_where_they_come_from_and_the_summary_how(tmp_path):
 
 def test_a_run_that_is_stopped_after_any_round_ends_with_the_same_frames(tmp_path):
     whole, _ = make(tmp_path / "whole")
-    rounds = sorted((tmp_path / "whole").glob("ensembles/*/*.npz"))
+    rounds = sorted((tmp_path / "whole").glob("ensembles/*/*.safetensors"))
     assert len(rounds) >= 4
     for kept in (0, 1, 3, len(rounds) - 1):
         part = tmp_path / f"part{kept}"
@@ -60,7 +60,7 @@ def test_a_run_that_is_stopped_after_any_round_ends_with_the_same_frames(tmp_pat
 
 def test_more_frames_go_on_from_those_that_are_there(tmp_path):
     few, _ = make(tmp_path)
-    written = {p: p.stat().st_mtime_ns for p in tmp_path.glob("ensembles/*/*.npz")}
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.glob("ensembles/*/*.safetensors")}
     many, _ = make(tmp_path, frames=300)
     assert {p: p.stat().st_mtime_ns for p in written} == written
     assert set(few.pool.keys) < set(many.pool.keys)
@@ -75,9 +75,9 @@ def test_the_seed_decides_everything(tmp_path):
 
 def test_a_damaged_round_is_refused_with_its_name(tmp_path):
     make(tmp_path)
-    file = min(tmp_path.glob("ensembles/*/*.npz"))
+    file = min(tmp_path.glob("ensembles/*/*.safetensors"))
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(StoreError, match=r"00000\.npz"):
+    with pytest.raises(StoreError, match=r"00000\.safetensors"):
         make(tmp_path)
 
 
@@ -88,8 +88,8 @@ def test_a_round_comes_back_from_its_file_as_it_was(tmp_path):
     c = Campaign(e, EAM, supercell("fcc", "Ni", 10.9, 32), 1, None)
     with ThreadPoolExecutor(2) as pool:
         state = next(s for s in c.rounds(pool) if s.kind == "learn")
-    (tmp_path / "x.npz").write_bytes(state.dump())
-    back = State.load(tmp_path / "x.npz")
+    (tmp_path / "x.safetensors").write_bytes(state.dump())
+    back = State.load(tmp_path / "x.safetensors")
     assert (back.index, back.kind, back.stride) == (state.index, state.kind, state.stride)
     for ours, theirs in zip(state.bias, back.bias, strict=True):
         assert type(ours) is type(theirs)
@@ -178,7 +178,7 @@ def test_a_run_that_explodes_is_an_error_with_a_remedy_and_keeps_its_rounds(tmp_
     with ThreadPoolExecutor(1) as pool, pytest.raises(ConvergenceError, match=r"shorter sample\.timestep"):
         c.run(10, pool)
     assert sum("exploded" in line for line in lines) == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["00000.npz"]
+    assert [p.name for p in tmp_path.iterdir()] == ["00000.safetensors"]
 
 
 def test_a_potential_without_cohesion_asks_for_temperatures():

@@ -158,7 +158,7 @@ def copied(bias: Bias) -> Bias:
     return bias._replace(**arrays)
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def refresh(bias: Bias) -> None:
     """Recompute what is derived from f."""
     for i in range(bias.f.shape[0]):
@@ -170,7 +170,7 @@ def refresh(bias: Bias) -> None:
             bias.weight[i, k] = math.exp(bias.f[i, k] - top)
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _factors(u: float, volume: float, s: float, b: Bias) -> tuple[float, float]:
     """Fill ``part`` with the thermal and the umbrella factors; return their sum and the logarithm taken out.
 
@@ -197,7 +197,7 @@ def _factors(u: float, volume: float, s: float, b: Bias) -> tuple[float, float]:
     return total, highest - b.stiffness * nearest
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _mixture(u: float, volume: float, s: float, b: Bias) -> tuple[float, float, float, float]:
     n, m = b.f.shape
     total, logarithm = _factors(u, volume, s, b)
@@ -216,7 +216,7 @@ def _mixture(u: float, volume: float, s: float, b: Bias) -> tuple[float, float, 
     return value, by_u * unit, by_v * unit, 2.0 * b.stiffness * by_s * unit
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _basis(q: float, knots: int) -> tuple[int, float, float, float, float, float, float, float, float, float]:
     """Return first coefficient, four weights, four slopes, and how far q (in steps) lies outside."""
     inside = min(max(q, 0.0), knots - 1e-9)
@@ -237,7 +237,7 @@ def _basis(q: float, knots: int) -> tuple[int, float, float, float, float, float
     )
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _spline(q1: float, q2: float, grid: F64) -> tuple[float, float, float]:
     """Return value and derivatives (per step) of the spline; outside it is constant."""
     k, a0, a1, a2, a3, da0, da1, da2, da3, beyond = _basis(q1, grid.shape[0] - 3)
@@ -255,7 +255,7 @@ def _spline(q1: float, q2: float, grid: F64) -> tuple[float, float, float]:
     return value, by1 if beyond == 0.0 else 0.0, by2 if outside == 0.0 else 0.0
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _histogram(u: float, volume: float, s: float, b: Bias) -> tuple[float, float, float, float]:
     if b.second_is_volume:
         value, by1, by2 = _spline((u - b.origin[0]) / b.step[0], (volume - b.origin[1]) / b.step[1], b.grid)
@@ -265,7 +265,7 @@ def _histogram(u: float, volume: float, s: float, b: Bias) -> tuple[float, float
     return value, by1 / b.step[0], b.p0 * by1 / b.step[0], by2 / b.step[1]
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def evaluate(u: float, volume: float, s: float, b: Bias) -> tuple[float, float, float, float]:
     """Return B (eV) and its derivatives by U, by V (eV/Å³) and by s (eV)."""
     value, by_u, by_v, by_s = 0.0, 0.0, 0.0, 0.0
@@ -283,12 +283,12 @@ def evaluate(u: float, volume: float, s: float, b: Bias) -> tuple[float, float, 
     return value + b.wall * wall * wall, by_u, by_v + 2.0 * b.wall * wall / volume, by_s
 
 
-@nb.njit(cache=True)
+@nb.njit
 def _log_add(a: float, b: float) -> float:
     return max(a, b) + math.log1p(math.exp(-abs(a - b)))
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _learn_sams(u: float, volume: float, s: float, b: Bias, gain: float) -> None:
     n, m = b.f.shape
     total, _ = _factors(u, volume, s, b)
@@ -299,7 +299,7 @@ def _learn_sams(u: float, volume: float, s: float, b: Bias, gain: float) -> None
     refresh(b)
 
 
-@nb.njit(cache=True)
+@nb.njit
 def _learn_opes(u: float, volume: float, s: float, b: Bias) -> None:
     n, m = b.f.shape
     value = b.beta0 * evaluate(u, volume, s, b)[0]
@@ -313,7 +313,7 @@ def _learn_opes(u: float, volume: float, s: float, b: Bias) -> None:
     refresh(b)
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _learn_grid(u: float, volume: float, s: float, b: Bias, height: float) -> None:
     if b.second_is_volume:
         q1, q2 = (u - b.origin[0]) / b.step[0], (volume - b.origin[1]) / b.step[1]
@@ -329,7 +329,7 @@ def _learn_grid(u: float, volume: float, s: float, b: Bias, height: float) -> No
             b.grid[k + i, l + j] += height * across[i] * along[j]
 
 
-@nb.njit(cache=True)
+@nb.njit
 def gain(b: Bias, how: Learning, updates: float) -> float:
     """Return the size of a lesson in k_B T₀, after ``updates`` of each walker in this call.
 
@@ -345,7 +345,7 @@ def gain(b: Bias, how: Learning, updates: float) -> float:
     return min(early, b.f.size / (t - how.burn_in + (how.burn_in + 1.0) ** 0.6))
 
 
-@nb.njit(cache=True)
+@nb.njit
 def learn(u: float, volume: float, s: float, b: Bias, how: Learning, updates: float) -> None:
     """Teach the bias one visit; ``updates`` counts those of this call."""
     if how.method == SAMS:

@@ -6,14 +6,12 @@ goes on from the last whole round and ends with the same frames.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +39,9 @@ MEETING, OPES_MEETING = 8.0, 50  # k_B T₀ taught, or updates of opes, between 
 FEWEST_UPDATES = 5  # between two meetings
 SHAPE_STEP, SHAPE_LIMIT = 0.012, 0.4  # the limit lets fcc reach bcc along Bain's path, at 0.32
 SKIN = 1.0  # Å
+
+
+_STORED = ("index", "alive", "volume_step", "stride", "records", "frames", "cells", "marks")
 
 
 @dataclass
@@ -76,44 +77,44 @@ class State:
     marks: F64
 
     def dump(self) -> bytes:
-        """Return the whole as an ``.npz`` archive."""
+        """Return the whole as a ``.safetensors`` file."""
+        from safetensors.numpy import save
+
         arrays: dict[str, Any] = {f"bias_{k}": np.asarray(v) for k, v in self.bias._asdict().items()}
         for k in Walker._fields:
             arrays[f"walker_{k}"] = np.array([getattr(w, k) for w in self.walkers])
-        for k in ("index", "kind", "alive", "volume_step", "stride", "records", "frames", "cells", "marks"):
+        for k in _STORED:
             arrays[k] = np.asarray(getattr(self, k))
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        return buffer.getvalue()
+        return bytes(
+            save({k: np.ascontiguousarray(v).reshape(v.shape) for k, v in arrays.items()}, {"kind": self.kind})
+        )
 
     @classmethod
     def load(cls, path: Path) -> State:
-        """Read an archive back.
+        """Read a file back.
 
         Raises
         ------
         StoreError
             If the file is not one of ours, whole.
         """
+        from safetensors import SafetensorError, safe_open
+
         try:
-            with np.load(io.BytesIO(path.read_bytes())) as z:  # numpy refuses objects unless they are asked for
-                stored = {k: z[f"bias_{k}"] for k in Bias._fields}
-                bias: dict[str, Any] = {k: v.item() if v.ndim == 0 else np.array(v) for k, v in stored.items()}
-                walkers = zip(*(z[f"walker_{k}"] for k in Walker._fields), strict=True)
-                return cls(
-                    int(z["index"]),
-                    str(z["kind"]),
-                    [Walker(*(np.array(a) for a in w)) for w in walkers],
-                    z["alive"],
-                    Bias(**bias),
-                    float(z["volume_step"]),
-                    int(z["stride"]),
-                    z["records"],
-                    z["frames"],
-                    z["cells"],
-                    z["marks"],
-                )
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            with safe_open(path, framework="numpy") as file:
+                z = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - it is no dict
+                kind = (file.metadata() or {})["kind"]
+            bias: dict[str, Any] = {k: z[f"bias_{k}"] for k in Bias._fields}
+            bias = {k: v.item() if v.ndim == 0 else np.array(v) for k, v in bias.items()}
+            walkers = zip(*(z[f"walker_{k}"] for k in Walker._fields), strict=True)
+            stored = {k: z[k] for k in _STORED}
+            return cls(
+                **{k: v.item() if v.ndim == 0 else v for k, v in stored.items()},
+                kind=kind,
+                walkers=[Walker(*(np.array(a) for a in w)) for w in walkers],
+                bias=Bias(**bias),
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise StoreError(
                 f"{path}: expected a round of sampling, but it cannot be read ({error}). Delete it."
             ) from None
@@ -185,7 +186,7 @@ class Campaign:
         """
         state, index = self._start(), 0
         while True:
-            stored = self.folder / f"{index:05d}.npz" if self.folder else None
+            stored = self.folder / f"{index:05d}.safetensors" if self.folder else None
             if stored and stored.exists():
                 state = State.load(stored)
             else:

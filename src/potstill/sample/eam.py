@@ -231,7 +231,7 @@ def work_space(n: int, capacity: int) -> Scratch:
     )
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def place_images(nl: Neighbours, h: F64) -> None:
     """Recompute the shifts after the cell ``h`` (rows are vectors, Å) has changed."""
     m, s = nl.span, nl.shifts
@@ -244,7 +244,7 @@ def place_images(nl: Neighbours, h: F64) -> None:
                 row += 1
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def list_pairs(  # noqa: C901 - one loop, compiled as one
     x: F64, h: F64, inverse: F64, reach: float, nl: Neighbours
 ) -> int:
@@ -297,7 +297,7 @@ def list_pairs(  # noqa: C901 - one loop, compiled as one
     return count
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def energy_forces(x: F64, nl: Neighbours, tables: Tables, work: Scratch, f: F64) -> float:
     """Return the energy (eV) and fill the forces ``f`` (eV/Å)."""
     n = x.shape[0]

@@ -5,6 +5,9 @@ F' = (1 + ∂B/∂U) F − (∂B/∂s) ∇s. Every few steps the cell tries a Mo
 V, or, where asked for, the shape by a traceless strain. A move is accepted with the probability of the ensemble
 V^N exp(−β₀(U + P₀V + B)), for the shape with the uniform measure of SL(3) inside a limit. Units are ASE's: eV, Å, u,
 and the time that follows from them (10.18 fs).
+
+Only :func:`walk` is kept on disk as machine code. What it calls is compiled into it each time: whether a callee came
+from the disk or not would decide what the compiler fuses, and with it the last digits of a trajectory.
 """
 
 from __future__ import annotations
@@ -107,7 +110,7 @@ def output(n_atoms: int, records: int, frames: int = 0, traces: int = 0) -> Outp
     )
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def invert(h: F64, inverse: F64) -> float:
     """Fill the inverse of a 3 × 3 matrix and return its determinant."""
     for i in range(3):
@@ -122,7 +125,7 @@ def invert(h: F64, inverse: F64) -> float:
     return det
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _product(a: F64, b: F64, out: F64) -> None:
     for i in range(a.shape[0]):
         a0, a1, a2 = a[i, 0], a[i, 1], a[i, 2]
@@ -130,7 +133,7 @@ def _product(a: F64, b: F64, out: F64) -> None:
             out[i, k] = a0 * b[0, k] + a1 * b[1, k] + a2 * b[2, k]
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def stale(x: F64, built: F64, inverse_built: F64, h: F64, cutoff: float, skin: float) -> bool:
     """Whether a list built for positions ``built`` may miss a pair at ``x`` in the cell ``h``.
 
@@ -155,7 +158,7 @@ def stale(x: F64, built: F64, inverse_built: F64, h: F64, cutoff: float, skin: f
     return 2.0 * math.sqrt(farthest) + cutoff / (1.0 - norm) > cutoff + skin
 
 
-@nb.njit(cache=True)
+@nb.njit
 def _strained(rng: Any, step: float, out: F64) -> None:
     """Fill exp(ε) with ε symmetric, traceless and normal: a step and its inverse are equally likely."""
     e = np.zeros((3, 3))
@@ -175,7 +178,7 @@ def _strained(rng: Any, step: float, out: F64) -> None:
         out += term
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _distortion(h: F64, first: F64) -> float:
     """Return tr C + tr C⁻¹ − 6 of the deformation from ``first`` to ``h`` at equal volume."""
     inverse, g, back = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))

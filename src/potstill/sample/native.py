@@ -71,22 +71,22 @@ _AT = {name: 4 * k for k, name in enumerate(_ARRAYS)}
  _REALS, _WORDS, _DS, _BUILT, _INVERSE, _POSITION) = range(0, 4 * len(_ARRAYS), 4)  # fmt: skip
 
 
-@njit(cache=True)
+@njit
 def _row(b: Any, at: int) -> Any:
     return carray(floats_at(b[at]), (b[at + 1],))
 
 
-@njit(cache=True)
+@njit
 def _table(b: Any, at: int) -> Any:
     return carray(floats_at(b[at]), (b[at + 1], b[at + 2]))
 
 
-@njit(cache=True)
+@njit
 def _box(b: Any, at: int) -> Any:
     return carray(floats_at(b[at]), (b[at + 1], b[at + 2], b[at + 3]))
 
 
-@njit(cache=True)
+@njit
 def _step(  # noqa: C901, PLR0912 - one step, compiled as one
     b: Any, step: int, n: int, energy: float, h: F64, x: F64, f: F64, v: F64, added: F64, answer: F64
 ) -> None:
@@ -163,7 +163,7 @@ def _step(  # noqa: C901, PLR0912 - one step, compiled as one
         counts[FRAMES] += 1
 
 
-@njit(cache=True)
+@njit
 def _listed(
     x: F64,
     h: F64,

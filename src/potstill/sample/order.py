@@ -104,7 +104,7 @@ def order_scratch(n: int, hkl: I64, capacity: int) -> OrderScratch:
     )
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _phases(x: F64, inverse: F64, phase: F64) -> None:
     """Fill cos and sin of 2π m·f, m = 0 … highest, f the fractional coordinates."""
     n, highest = x.shape[0], phase.shape[2] - 1
@@ -134,7 +134,7 @@ def _phases(x: F64, inverse: F64, phase: F64) -> None:
                 s[m, i] = c[m - 1, i] * s[1, i] + s[m - 1, i] * c[1, i]
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _structure_factor(x: F64, inverse: F64, order: Order, work: OrderScratch, ds: F64) -> float:
     n, n_k = x.shape[0], order.hkl.shape[0]
     phase, cosine, sine = work.phase, work.wave[0], work.wave[1]
@@ -171,7 +171,7 @@ def _structure_factor(x: F64, inverse: F64, order: Order, work: OrderScratch, ds
     return value * order.scale / n_k
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _legendre(z: float, p: F64) -> None:
     """Fill the derivatives of the Legendre polynomial P₆ at z, orders 0 … 6."""
     q = z * z
@@ -184,7 +184,7 @@ def _legendre(z: float, p: F64) -> None:
     p[6] = 10395.0
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def _steinhardt(x: F64, volume: float, nl: Neighbours, order: Order, work: OrderScratch, ds: F64) -> float:
     n = x.shape[0]
     spacing = (4.0 * volume / n) ** (1.0 / 3.0)
@@ -256,7 +256,7 @@ def _steinhardt(x: F64, volume: float, nl: Neighbours, order: Order, work: Order
     return value * order.scale
 
 
-@nb.njit(cache=True, fastmath=True)
+@nb.njit(fastmath=True)
 def order_parameter(
     x: F64, inverse: F64, volume: float, nl: Neighbours, order: Order, work: OrderScratch, ds: F64
 ) -> float:
