@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.data import Dataset, Failure, Frame, Labels, tensor
+from potstill.data import Array, Dataset, Failure, Frame, Labels, sum_to, tensor
 from potstill.engine import each
 from potstill.errors import BackendError, ConvergenceError, DataError, PotstillError
 from potstill.protocols import Potential
@@ -69,6 +69,7 @@ def compute(frame: Frame, potential: Potential, retries: int = 0) -> Labels | Fa
     """Label one frame here and now.
 
     A reference that raises or returns NaN is asked again up to ``retries`` times, with a fresh calculator each time.
+    Per-atom energies are taken where its calculator has them and they sum to the energy.
     """
     source = potential.fingerprint
     failure: Failure | None = None
@@ -80,6 +81,7 @@ def compute(frame: Frame, potential: Potential, retries: int = 0) -> Labels | Fa
             energy = float(atoms.get_potential_energy())
             forces = np.asarray(atoms.get_forces(), dtype=np.float64)
             stress = tensor(atoms.get_stress()) if frame.volume is not None else None
+            energies = _energies(atoms, energy)
         except PotstillError as error:
             reason = "not-converged" if isinstance(error, ConvergenceError) else "error"
             failure = Failure(frame.key, reason, str(error), source, attempt)
@@ -92,13 +94,27 @@ def compute(frame: Frame, potential: Potential, retries: int = 0) -> Labels | Fa
                 calculator.close()
         finite = np.isfinite(energy) and np.isfinite(forces).all() and (stress is None or np.isfinite(stress).all())
         if finite and forces.shape == (frame.n_atoms, 3):
-            return Labels(energy, forces, stress, source)
+            return Labels(energy, forces, stress, source, energies)
         failure = Failure(
             frame.key, "not-finite", "the reference returned NaN, infinity or a wrong shape", source, attempt
         )
     if failure is None:
         raise BackendError("A label was asked for with a negative number of retries.")
     return failure
+
+
+def _energies(atoms: Any, energy: float) -> Array | None:
+    """Ask for per-atom energies; None where there are none, or none that sum to the energy.
+
+    They are asked for last and may fail in any way, because the labels that must be there are there by then.
+    """
+    if "energies" not in getattr(atoms.calc, "implemented_properties", ()):
+        return None
+    try:
+        energies = np.asarray(atoms.get_potential_energies(), dtype=np.float64)
+    except Exception:  # noqa: BLE001 - a code may promise what this structure or potential does not allow
+        return None
+    return energies if energies.shape == (len(atoms),) and sum_to(energies, energy) else None
 
 
 def _work(frame: Frame, *, potential: Potential, store: LabelStore, retries: int) -> Labels | Failure:

@@ -343,6 +343,7 @@ class LabelStore:
             np.array(entry["forces"], dtype=np.float64).reshape(-1, 3),
             None if entry["stress"] is None else np.array(entry["stress"], dtype=np.float64),
             source,
+            np.array(entry["energies"], dtype=np.float64) if "energies" in entry else None,
         )
 
     def put(self, frame: Frame, result: Labels | Failure) -> None:
@@ -367,6 +368,8 @@ class LabelStore:
             entry["energy"] = result.energy
             entry["forces"] = result.forces.tolist()
             entry["stress"] = None if result.stress is None else result.stress.tolist()
+            if result.energies is not None:  # else no key at all: so entries had been before these could be known
+                entry["energies"] = result.energies.tolist()
         payload = json.dumps(entry, separators=(",", ":"), allow_nan=False).encode()
         write_atomic(self._file(frame, result.source), payload)
 

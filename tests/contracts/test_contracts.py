@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.calculator import PropertyNotImplementedError
 
 from potstill.backends import resolve
+from potstill.backends.lammps import LammpsPotential
 from potstill.checks import Polymorphs
 from potstill.config import ModelConfig, TrainConfig
 from potstill.crystals import atomic_volume, supercell
-from potstill.data import Dataset, Frame
+from potstill.data import Dataset, Frame, Labels
 from potstill.errors import BackendError
 from potstill.label import compute
 from potstill.model import Descriptor, FrameFeatures, Whitening
@@ -19,6 +21,7 @@ from potstill.sample.dynamics import dynamics
 from potstill.sample.ladder import Rung
 from potstill.select import SELECTORS, selector
 from potstill.testing import (
+    SAME_ENERGY,
     check_check,
     check_committee,
     check_describer,
@@ -91,6 +94,65 @@ class AseDynamics:
 @pytest.mark.parametrize("name", LAMMPS)
 def test_lammps_keeps_the_contract_of_potentials(name, kind):
     check_potential(lammps(name), example_frames(LAMMPS[name][1])[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LAMMPS)
+def test_per_atom_energies_sum_to_the_energy_and_go_with_their_atoms(name, kind):
+    atoms = example_frames(LAMMPS[name][1])[kind].atoms
+    n = len(atoms)
+    calculator = lammps(name).calculator()
+    energies = calculator.get_property("energies", atoms)
+    assert energies.shape == (n,)
+    assert energies.sum() / n == pytest.approx(calculator.get_property("energy", atoms) / n, abs=SAME_ENERGY)
+    assert np.ptp(energies) > 1e-3
+
+    order = np.random.default_rng(1).permutation(n)
+    np.testing.assert_allclose(calculator.get_property("energies", atoms[order]), energies[order], atol=SAME_ENERGY)
+    periodic = [k for k in range(3) if atoms.pbc[k]]
+    if periodic:
+        double = atoms.repeat([2 if k == periodic[0] else 1 for k in range(3)])
+        np.testing.assert_allclose(calculator.get_property("energies", double), np.tile(energies, 2), atol=SAME_ENERGY)
+
+
+@pytest.mark.parametrize("name", ["eam/alloy Ni", "uf3 Nb", "meam Nb"])
+def test_per_atom_energies_are_computed_when_asked_for_and_change_no_digit_of_the_others(name):
+    frames = [example_frames(LAMMPS[name][1], seed=seed)["liquid"].atoms for seed in range(3)]
+    plain, sharing = lammps(name).calculator(), lammps(name).calculator()
+    for atoms in frames:
+        sharing.get_property("energies", atoms)
+        plain.get_property("energy", atoms)
+        assert "energies" not in plain.results
+        for key in ("energy", "forces", "stress"):
+            assert np.array_equal(sharing.results[key], plain.results[key])
+    sharing.get_property("energy", frames[0])
+    assert "energies" not in sharing.results
+
+
+@dataclass(frozen=True)
+class LennardJones(LammpsPotential):
+    """A pair style whose energy has a part that belongs to no atom, or whose atoms cannot be asked."""
+
+    extra: str = ""
+
+    def commands(self, symbols):
+        return ["pair_style lj/cut 6.0", "pair_coeff * * 0.4 2.3", self.extra]
+
+
+@pytest.mark.parametrize("extra", ["pair_modify tail yes", "compute shares all pe"], ids=["another sum", "an error"])
+def test_a_pair_style_without_per_atom_energies_has_all_other_labels(extra):
+    file = lammps("eam/alloy Ni").path
+    frame = example_frames(["Ni"])["liquid"]
+    potential = LennardJones(file, "lj/cut", "", ("Ni",), extra)
+    calculator = potential.calculator()
+    before = calculator.get_property("energy", frame.atoms)
+    with pytest.raises((PropertyNotImplementedError, BackendError)):
+        calculator.get_property("energies", frame.atoms)
+    assert calculator.get_property("energy", frame.atoms) == before
+    labels = compute(frame, potential)
+    assert isinstance(labels, Labels)
+    assert (labels.energy, labels.energies) == (before, None)
+    assert compute(frame, LennardJones(file, "lj/cut", "", ("Ni",), "")).energies is not None
 
 
 @pytest.mark.parametrize(

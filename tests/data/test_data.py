@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from potstill.data import VOIGT, Dataset, Frame, LabelKeys, Labels, Origin, read_frames, tensor, voigt, write_atomic
-from potstill.data.files import BLOCK
+from potstill.data.files import BLOCK, SUM_DIGITS
 from potstill.data.frames import GRID, MAX_ATOMS
 from potstill.errors import DataError
 
-FORCE_DIGITS = 0.5e-8 + 1e-12  # eV/Å; extended XYZ holds eight decimals
+FORCE_DIGITS = 0.5e-8 + 1e-12  # eV/Å, and eV an atom; extended XYZ holds eight decimals
 ROUND_OFF = 1e-14
 NB_STRESS_KB = np.array([22.05553, 14.32593, 14.32593])
 
@@ -30,6 +30,13 @@ UNLABELLED = """2
 Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3 pbc="T T T"
 Ni 0 0 0
 Ni 2.1 2 2
+"""
+
+# An atom's shares of -1.5 eV, beside its forces; {} is what the column is called.
+SHARED = """2
+Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3:forces:R:3:{}:R:1 energy=-1.5 pbc="T T T"
+Ni 0 0 0 0.1 0 0 -1.0
+Ni 2 2 2 -0.1 0 0 -0.5
 """
 
 finite = st.floats(-1e3, 1e3, allow_nan=False, width=64)
@@ -304,6 +311,35 @@ def test_labels_survive_a_file(tmp_path_factory, energy, forces, stress):
         np.testing.assert_allclose(labels.stress, full, rtol=1e-12, atol=ROUND_OFF)
 
 
+@given(arrays(float, st.integers(1, 6), elements=st.floats(-1e5, 1e5)))
+def test_per_atom_energies_survive_a_file_and_every_further_file_bit_for_bit(tmp_path_factory, energies):
+    n = len(energies)
+    frame = Frame.of(Atoms([28] * n, [(2.0 * k, 0, 0) for k in range(n)], cell=[2 * n + 1, 4, 4], pbc=True))
+    labels = Labels(float(np.sum(energies)), np.zeros((n, 3)), None, "test", energies)
+    folder = tmp_path_factory.mktemp("trip")
+    Dataset([frame.labelled(labels)]).save(folder / "one.extxyz")
+    (one,), keys = read_frames(folder / "one.extxyz")
+    np.testing.assert_allclose(one.labels.energies, energies, rtol=1e-15, atol=FORCE_DIGITS)
+    assert one.labels.energies.shape == (n,)
+    assert one.labels.energy == labels.energy
+    Dataset([one]).save(folder / "two.extxyz")
+    (two,), keys_of_two = read_frames(folder / "two.extxyz")
+    assert two.labels.energies.tobytes() == one.labels.energies.tobytes()
+    assert keys == keys_of_two == LabelKeys("energy", "forces", energies="energies")
+    assert two.key == one.key == frame.key
+
+
+def test_written_per_atom_energies_are_those_that_ase_reads(tmp_path):
+    import ase.io
+
+    labels = Labels(-3.0, np.zeros((2, 3)), None, "test", np.array([-1.25, -1.75]))
+    Dataset([cell_of().labelled(labels), cell_of(x=0.1).labelled(some_labels(2))]).save(tmp_path / "s.extxyz")
+    with_shares, without = ase.io.read(tmp_path / "s.extxyz", index=":")
+    assert with_shares.get_potential_energies().tolist() == [-1.25, -1.75]
+    assert "energies" not in without.calc.results
+    assert Dataset.load(tmp_path / "s.extxyz")[1].labels.energies is None
+
+
 def test_a_written_stress_has_the_sign_and_order_that_ase_reads(tmp_path):
     import ase.io
 
@@ -424,6 +460,110 @@ def test_a_stress_is_found_when_the_first_frame_has_none(tmp_path):
     found, _ = read_frames(written(tmp_path, text))
     assert found[0].labels.stress is None
     assert np.array_equal(found[1].labels.stress, np.diag([1.0, 2, 3]))
+
+
+# --- per-atom energies ---
+
+
+@pytest.mark.parametrize("name", ["energies", "atomic_energies", "local_energy", "atomic_energy", "local_energies"])
+@pytest.mark.parametrize("prefix", ["", "REF_", "dft_"])
+def test_per_atom_energies_are_read_under_their_usual_names(tmp_path, prefix, name):
+    text = SHARED.format(prefix + name).replace("forces:R", f"{prefix}forces:R").replace("energy=", f"{prefix}energy=")
+    (frame,), keys = read_frames(written(tmp_path, text))
+    assert keys == LabelKeys(f"{prefix}energy", f"{prefix}forces", energies=prefix + name)
+    assert f"per-atom energies from '{prefix}{name}'" in str(keys)
+    assert frame.labels.energies.tolist() == [-1.0, -0.5]
+
+
+def test_per_atom_energies_are_read_from_an_ase_calculator(tmp_path):
+    import ase.io
+    from ase.calculators.emt import EMT
+
+    atoms = bulk("Ni", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    atoms.calc = EMT()
+    energies = atoms.get_potential_energies()
+    ase.io.write(tmp_path / "one.traj", atoms)
+    (frame,), keys = read_frames(tmp_path / "one.traj")
+    assert keys.energies == "energies"
+    assert np.array_equal(frame.labels.energies, energies)
+    assert np.ptp(energies) > 0.01
+
+
+@pytest.mark.parametrize("excess", [0.9, 1.1])
+def test_per_atom_energies_may_miss_the_energy_by_a_file_s_digits_and_no_more(tmp_path, excess):
+    text = SHARED.format("energies").replace("-1.0\n", f"{-1.0 + 2 * excess * SUM_DIGITS:.8f}\n")
+    (frame,), keys = read_frames(written(tmp_path, text))
+    assert (frame.labels.energies is None) == (excess > 1)
+    assert (keys.energies, keys.ignored) == ((None, ("energies",)) if excess > 1 else ("energies", ()))
+
+
+def test_per_atom_numbers_of_another_sum_are_left_alone_and_named(tmp_path):
+    text = SHARED.format("local_energy").replace("-1.0\n", "-1.6\n")
+    (frame,), keys = read_frames(written(tmp_path, text))
+    assert frame.labels.energy == -1.5
+    assert frame.labels.energies is None
+    assert keys == LabelKeys("energy", "forces", ignored=("local_energy",))
+    assert str(keys).endswith("(not used: local_energy: its sum is not the energy, in some frames at least)")
+
+
+def test_one_frame_s_strange_sum_costs_that_frame_s_per_atom_energies_alone(tmp_path):
+    whole = SHARED.format("energies")
+    text = whole + whole.replace("Ni 0 0", "Ni 0.1 0").replace("-0.5", "-0.7") + whole.replace("Ni 0 0", "Ni 0.2 0")
+    found, keys = read_frames(written(tmp_path, text))
+    assert [f.labels.energies is None for f in found] == [False, True, False]
+    assert (keys.energies, keys.ignored) == ("energies", ("energies",))
+
+
+def test_of_two_per_atom_columns_the_one_that_sums_to_the_energy_is_read(tmp_path):
+    text = SHARED.format("energies:R:1:local_energy").replace("-1.0\n", "7 -1.0\n").replace("-0.5\n", "7 -0.5\n")
+    (frame,), keys = read_frames(written(tmp_path, text))
+    assert (keys.energies, keys.ignored) == ("local_energy", ("energies",))
+    assert frame.labels.energies.tolist() == [-1.0, -0.5]
+
+
+def test_per_atom_energies_of_another_family_than_the_energy_are_left_alone(tmp_path):
+    text = SHARED.format("energies").replace("energy=", "REF_energy=").replace("forces:R", "REF_forces:R")
+    (frame,), keys = read_frames(written(tmp_path, text))
+    assert frame.labels.energies is None
+    assert keys == LabelKeys("REF_energy", "REF_forces")
+
+
+def test_one_value_for_the_cell_is_no_per_atom_energy(tmp_path):
+    (frame,), keys = read_frames(written(tmp_path, with_info(FIRST, "energy=-1.5 atomic_energy=-0.75")))
+    assert frame.labels.energies is None
+    assert keys == LabelKeys("energy", "forces")
+
+
+def test_a_stress_and_per_atom_energies_are_found_whichever_comes_first(tmp_path):
+    stress = with_info(SECOND, 'energy=-1.5 stress="1 0 0 0 2 0 0 0 3"')
+    for text in (SHARED.format("energies") + stress, stress + SHARED.format("energies")):
+        found, keys = read_frames(written(tmp_path, text))
+        assert keys == LabelKeys("energy", "forces", "stress", "energies")
+        assert sorted(f.labels.energies is None for f in found) == [False, True]
+        assert sorted(f.labels.stress is None for f in found) == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "says"),
+    [
+        ("energies", "-1.0\n", "nan\n", "NaN or infinite"),
+        ("local_energy", "-1.0\n", "-inf\n", "NaN or infinite"),
+        ("energies:R:1:local_energy:R:2:x", "\n", "\n", "shape is (2, 2)"),
+        ("local_energy:S:1:x", "\n", "\n", "should be numbers"),
+    ],
+)
+def test_per_atom_energies_that_mean_nothing_are_placed_by_file_and_frame(tmp_path, name, old, new, says):
+    head, *rows = SHARED.splitlines()[1:]
+    if ":x" in name:
+        rows = ["Ni 0 0 0 0.1 0 0 1 2 3 4", "Ni 2 2 2 -0.1 0 0 5 6 7 8"]
+    if ":S:" in name:
+        rows = ["Ni 0 0 0 0.1 0 0 low 4", "Ni 2 2 2 -0.1 0 0 high 8"]
+    text = "\n".join(["2", head.format(name), *rows, ""]).replace(old, new)
+    message = complaint(written(tmp_path, FIRST + text))
+    assert str(tmp_path / "given.extxyz") in message
+    assert "frame 1 " in message
+    assert says in message
 
 
 # --- real data ---

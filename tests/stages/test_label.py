@@ -10,7 +10,8 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from potstill.backends import resolve
-from potstill.data import Dataset, Failure, Frame, Labels, tensor
+from potstill.data import Dataset, Failure, Frame, Labels, read_frames, tensor
+from potstill.data.frames import SAME_SUM
 from potstill.errors import BackendError, ConvergenceError, DataError
 from potstill.label import TOO_CLOSE, Revealer, compute, label, refuse
 from potstill.protocols import Potential
@@ -59,6 +60,34 @@ class MoodyCalculator(Calculator):
             forces = forces[1:]
         energy = np.nan if mood == "nan energy" else -4.0
         self.results = {"energy": energy, "forces": forces, "stress": stress}
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """A reference that offers per-atom energies, and gives what it is told to give for them."""
+
+    energies: object
+    fingerprint: str = "sharing:1"
+    elements: tuple[str, ...] = ("Ni",)
+
+    def calculator(self, workdir=None):
+        return SharingCalculator(self.energies)
+
+
+class SharingCalculator(MoodyCalculator):
+    implemented_properties = ("energy", "forces", "stress", "energies")
+
+    def __init__(self, energies):
+        super().__init__({})
+        self.energies = energies
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        if "energies" in properties:
+            if isinstance(self.energies, Exception):
+                raise self.energies
+            if self.energies is not None:
+                self.results["energies"] = np.array(self.energies)
 
 
 @dataclass(frozen=True)
@@ -126,6 +155,8 @@ def test_labels_equal_a_direct_call_and_the_second_call_computes_nothing(eam, st
         assert got.labels.energy == pytest.approx(atoms.get_potential_energy(), abs=SAME_CODE)
         np.testing.assert_allclose(got.labels.forces, atoms.get_forces(), rtol=0, atol=SAME_CODE)
         np.testing.assert_allclose(got.labels.stress, tensor(atoms.get_stress()), rtol=0, atol=SAME_CODE)
+        np.testing.assert_allclose(got.labels.energies, atoms.get_potential_energies(), rtol=0, atol=SAME_CODE)
+        assert np.ptp(got.labels.energies) > 0.01
         assert np.abs(got.labels.forces).max() > 0.1
     calculator.close()
 
@@ -135,6 +166,16 @@ def test_labels_equal_a_direct_call_and_the_second_call_computes_nothing(eam, st
         assert new.labels.energy == old.labels.energy
         assert np.array_equal(new.labels.forces, old.labels.forces)
         assert np.array_equal(new.labels.stress, old.labels.stress)
+        assert np.array_equal(new.labels.energies, old.labels.energies)
+
+
+def test_labels_that_went_through_a_file_keep_their_per_atom_energies(eam, store, nickel, tmp_path):
+    labelled = label(list(nickel(2)), eam, store, workers=1).data
+    labelled.save(tmp_path / "set.extxyz")
+    found, keys = read_frames(tmp_path / "set.extxyz")
+    assert (keys.energies, keys.ignored) == ("energies", ())
+    for new, old in zip(found, labelled, strict=True):
+        assert np.array_equal(new.labels.energies, np.round(old.labels.energies, 8))
 
 
 def test_only_what_the_store_does_not_know_is_computed_and_repeats_count_once(eam, store, nickel):
@@ -159,6 +200,7 @@ def test_a_slab_has_no_stress_label(eam, store, nickel):
     (got,) = label([Frame.of(atoms)], eam, store, workers=1).data
     assert got.labels.stress is None
     assert store.get(got, eam.fingerprint).stress is None
+    assert got.labels.energies.sum() == pytest.approx(got.labels.energy, abs=4 * SAME_CODE)
 
 
 def test_an_overlap_and_an_unknown_element_fail_and_never_reach_a_dataset(eam, store, nickel):
@@ -236,6 +278,37 @@ def test_a_misbehaving_reference_fails_on_its_frames_and_labels_all_others(store
     assert (again.computed, again.reused) == (0, 3)
     assert {f.frame: f.reason for f in again.failures} == reasons
     assert len(store) == 9
+
+
+def test_per_atom_energies_are_taken_where_they_sum_to_the_energy(nickel):
+    (frame,) = nickel(1)
+    shares = [-0.5, -1.5, -1.25, -0.75]
+    assert compute(frame, Sharing(shares)).energies.tolist() == shares
+    assert compute(frame, Moody(())).energies is None
+
+
+@pytest.mark.parametrize(
+    "energies",
+    [
+        [0.0] * 4,
+        [-0.5, -1.5, -1.25, -0.75 + 5 * SAME_SUM],
+        [-2.0, -2.0],
+        [[-1.0], [-1.0], [-1.0], [-1.0]],
+        [np.nan, -1.5, -1.25, -0.75],
+        [np.inf, -np.inf, -2.0, -2.0],
+        ["low"] * 4,
+        None,
+        NotImplementedError("not for this style"),
+        RuntimeError("tallying failed"),
+        ConvergenceError("not again"),
+    ],
+    ids=str,
+)
+def test_per_atom_energies_that_are_none_cost_no_label(nickel, energies):
+    (frame,) = nickel(1)
+    labels = compute(frame, Sharing(energies))
+    assert isinstance(labels, Labels)
+    assert (labels.energy, labels.energies) == (-4.0, None)
 
 
 def test_forces_for_fewer_atoms_are_a_failure(nickel):

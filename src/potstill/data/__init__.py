@@ -1,7 +1,7 @@
 """Frames, labels and datasets, and their way in and out of structure files."""
 
 from potstill.data.files import LabelKeys, detect_label_keys, read_frames, write_atomic
-from potstill.data.frames import VOIGT, Array, Dataset, Failure, Frame, Labels, Origin, tensor, voigt
+from potstill.data.frames import VOIGT, Array, Dataset, Failure, Frame, Labels, Origin, sum_to, tensor, voigt
 
 __all__ = [
     "VOIGT",
@@ -14,6 +14,7 @@ __all__ = [
     "Origin",
     "detect_label_keys",
     "read_frames",
+    "sum_to",
     "tensor",
     "voigt",
     "write_atomic",

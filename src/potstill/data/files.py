@@ -9,14 +9,14 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote, unquote
 
 import numpy as np
 
-from potstill.data.frames import MAX_ATOMS, Array, Frame, Labels, Origin, tensor, voigt
+from potstill.data.frames import MAX_ATOMS, Array, Frame, Labels, Origin, sum_to, tensor, voigt
 from potstill.errors import DataError
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def _to_ase(frame: Frame) -> Atoms:
         results: dict[str, Any] = {"energy": frame.labels.energy, "forces": frame.labels.forces}
         if frame.labels.stress is not None:
             results["stress"] = voigt(frame.labels.stress)
+        if frame.labels.energies is not None:
+            results["energies"] = frame.labels.energies
         atoms.info["label_source"] = frame.labels.source
         atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
@@ -89,15 +91,21 @@ class LabelKeys:
     energy: str | None = None
     forces: str | None = None
     stress: str | None = None
+    energies: str | None = None
     ignored: tuple[str, ...] = ()
 
-    def completes(self, other: LabelKeys) -> bool:
-        """Whether this, from a later frame, names what ``other`` had to leave open."""
+    def completed(self, later: LabelKeys) -> LabelKeys:
+        """Return these names, with those of a later frame for what these had to leave open."""
+        ignored = tuple(sorted({*self.ignored, *later.ignored}))
+        if later.energy is None or later.forces is None:
+            return replace(self, ignored=ignored)
         if self.energy is None or self.forces is None:
-            return False
-        if other.energy is None or other.forces is None:
-            return True
-        return other.stress is None and (self.energy, self.forces) == (other.energy, other.forces)
+            return replace(later, ignored=ignored)
+        if (self.energy, self.forces) != (later.energy, later.forces):
+            return replace(self, ignored=ignored)
+        return replace(
+            self, stress=self.stress or later.stress, energies=self.energies or later.energies, ignored=ignored
+        )
 
     def __str__(self) -> str:
         if self.energy is None and self.forces is None:
@@ -107,9 +115,14 @@ class LabelKeys:
                 f"energy from '{self.energy}', forces from '{self.forces}', "
                 f"stress {f'from {self.stress!r}' if self.stress else 'absent'}"
             )
-        if self.ignored:
-            text += f" (not used: {', '.join(self.ignored)}: units and sign are not stated by the name)"
-        return text
+            if self.energies:
+                text += f", per-atom energies from '{self.energies}'"
+        reasons = {
+            "units and sign are not stated by the name": [k for k in self.ignored if k not in _ENERGIES],
+            "its sum is not the energy, in some frames at least": [k for k in self.ignored if k in _ENERGIES],
+        }
+        unused = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items() if names)
+        return f"{text} (not used: {unused})" if unused else text
 
 
 # Families in the order of trust: a prefix says "this is the reference", a bare name may be anyone's.
@@ -138,6 +151,12 @@ _STRESS = (
     "virials",
 )
 _REFERENCE_PREFIXES = ("REF_", "ref_", "DFT_", "dft_")
+_ENERGIES = tuple(
+    prefix + name
+    for prefix in (*_REFERENCE_PREFIXES, "")
+    for name in ("energies", "atomic_energies", "atomic_energy", "local_energies", "local_energy")
+)
+SUM_DIGITS = 1e-4  # eV/atom; a file may hold four decimals only, while another quantity or zero of energy is far off
 
 
 def _available(atoms: Atoms) -> dict[str, Any]:
@@ -152,11 +171,20 @@ def _available(atoms: Atoms) -> dict[str, Any]:
     return found
 
 
+def _per_atom(atoms: Atoms) -> dict[str, Any]:
+    """Everything that could be per-atom energies, by name; what stands in info is one value for the cell."""
+    found = {k: v for k, v in atoms.arrays.items() if k in _ENERGIES}
+    if atoms.calc is not None and atoms.calc.results.get("energies") is not None:
+        found["energies"] = atoms.calc.results["energies"]
+    return found
+
+
 def detect_label_keys(atoms: Atoms) -> LabelKeys:
-    """Find which names of a frame carry energy, forces and stress or virial.
+    """Find which names of a frame carry energy, forces, stress or virial, and per-atom energies.
 
     A set under a prefix that says "reference" (``REF_``, ``dft_``) is taken before bare names. Energy and forces
-    are taken from the same prefix where that is possible, so that two methods are not mixed.
+    are taken from the same prefix where that is possible, so that two methods are not mixed. Per-atom energies are
+    those of the energy's prefix whose sum is the energy.
     """
     found = _available(atoms)
     energies = [k for k in _ENERGY if k in found]
@@ -170,8 +198,21 @@ def detect_label_keys(atoms: Atoms) -> LabelKeys:
             break
     stresses = [k for k in _STRESS if k in found]
     stress = next((k for k in stresses if energy and _prefix(k) == _prefix(energy)), None)
-    ignored = sorted(k for k in found if ("stress" in k.lower() or "virial" in k.lower()) and k not in _STRESS)
-    return LabelKeys(energy, force, stress, tuple(ignored))
+    ignored = [k for k in found if ("stress" in k.lower() or "virial" in k.lower()) and k not in _STRESS]
+    shares = {k: v for k, v in _per_atom(atoms).items() if energy and _prefix(k) == _prefix(energy)}
+    strange = [k for k, v in shares.items() if energy and _has_another_sum(v, found[energy], len(atoms))]
+    share = next((k for k in _ENERGIES if k in shares and k not in strange), None)
+    return LabelKeys(energy, force, stress, share, tuple(sorted(ignored + strange)))
+
+
+def _has_another_sum(energies: Any, energy: Any, n_atoms: int) -> bool:
+    """Whether these are per-atom numbers that do not sum to the energy; others are refused where labels are made."""
+    try:
+        values, total = np.asarray(energies, dtype=np.float64), float(energy)
+    except (TypeError, ValueError):
+        return False
+    per_atom = values.shape == (n_atoms,) and bool(np.isfinite(values).all())
+    return per_atom and not sum_to(values, total, SUM_DIGITS)
 
 
 def _prefix(name: str) -> str:
@@ -209,7 +250,24 @@ def _labels(atoms: Atoms, keys: LabelKeys, source: str) -> Labels | None:
             stress = -stress / atoms.get_volume()
     if not (np.isfinite(energy) and np.isfinite(forces).all() and (stress is None or np.isfinite(stress).all())):
         raise DataError("A label is NaN or infinite. Remove the frame, or its label.")
-    return Labels(energy, forces, stress, source)
+    return Labels(energy, forces, stress, source, _energies(atoms, keys.energies, energy))
+
+
+def _energies(atoms: Atoms, name: str | None, energy: float) -> Array | None:
+    found = _per_atom(atoms)
+    if name is None or name not in found:
+        return None
+    try:
+        energies = np.asarray(found[name], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"'{name}' should be numbers: {error}.") from None
+    if energies.shape != (len(atoms),):
+        raise DataError(
+            f"'{name}' should hold one energy for each of {len(atoms)} atoms, but its shape is {energies.shape}."
+        )
+    if not np.isfinite(energies).all():
+        raise DataError(f"'{name}' is NaN or infinite for an atom. Remove the frame, or this column.")
+    return energies if sum_to(energies, energy, SUM_DIGITS) else None
 
 
 def _origin(atoms: Atoms, fallback: Origin) -> Origin:
@@ -266,8 +324,7 @@ def read_frames(path: str | os.PathLike[str]) -> tuple[list[Frame], LabelKeys]:
     try:
         for atoms in _iterate(path):
             here = detect_label_keys(atoms)
-            if keys is None or here.completes(keys):
-                keys = here
+            keys = here if keys is None else keys.completed(here)
             fallback = Origin("file", f"{path.name}#{index // BLOCK}", step=index)
             labels = _labels(atoms, keys, f"file:{path.name}")
             frames.append(Frame.of(atoms, _origin(atoms, fallback), labels))

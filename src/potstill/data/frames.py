@@ -28,6 +28,7 @@ Array = NDArray[np.float64]
 GRID = 1e8  # positions and cells are integers in units of 1/GRID Å
 MAX_ATOMS = 1_000_000
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # ASE's order: xx yy zz yz xz xy
+SAME_SUM = 1e-6  # eV/atom; by how much a code's per-atom energies may miss its energy: rounding in single precision
 
 
 def voigt(stress: Array) -> Array:
@@ -45,6 +46,12 @@ def tensor(components: Array) -> Array:
     for value, (a, b) in zip(v, VOIGT, strict=True):
         full[a, b] = full[b, a] = value
     return full
+
+
+def sum_to(energies: Array, energy: float, tolerance: float = SAME_SUM) -> bool:
+    """Whether per-atom energies sum to the energy of the cell, within ``tolerance`` eV/atom; NaN never does."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(abs(np.sum(energies) - energy) <= tolerance * np.size(energies))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,10 @@ class Origin:
 class Labels:
     """What a reference says of a frame.
 
+    Invariant: where there are per-atom energies, they sum to ``energy`` (:func:`sum_to`). How a reference divides its
+    energy among the atoms is its own choice, and most cannot: so they are optional, and those that a file or a
+    calculator gives with another sum are some other quantity and never become labels.
+
     Attributes
     ----------
     energy : float
@@ -86,12 +97,15 @@ class Labels:
         eV/Å³, ASE's sign.
     source : str
         Fingerprint of the potential that made it, or the file that it was read from.
+    energies : ndarray (n_atoms,) | None
+        eV, each atom's share of ``energy``.
     """
 
     energy: float
     forces: Array
     stress: Array | None
     source: str
+    energies: Array | None = None
 
 
 @dataclass(frozen=True)
