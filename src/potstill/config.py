@@ -203,6 +203,26 @@ class TrainConfig(Section):
         description="Residuals beyond this many scales count linearly, not squared: one bad label spoils nothing.",
         gt=0,
     )
+    atomic_scale: float = Field(
+        0.0,
+        description="eV. An error of this size in an atom's own energy, where labels have them; 0 leaves them out.",
+        ge=0,
+    )
+    second_stage: float = Field(
+        0.0, description="Share of the steps, the last ones, that weigh forces and stress more.", ge=0, le=1
+    )
+    second_boost: float = Field(10.0, description="By how much more.", gt=0)
+    seconds: float = Field(
+        0.0,
+        description="Time budget: the schedule ends after so long, if not before. 0 sets none: runs stay repeatable.",
+        ge=0,
+    )
+    validation: float = Field(
+        0.0, description="Share of the trajectories that decide when to stop, instead of being learnt from.", ge=0, lt=1
+    )
+    patience: int = Field(
+        5, description="With validation: twentieths of the steps without progress before training ends.", ge=1
+    )
 
 
 class DistilConfig(Section):

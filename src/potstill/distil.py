@@ -23,7 +23,7 @@ from potstill.store import digest, read_json, write_json
 from potstill.train import descriptor_for, train
 
 if TYPE_CHECKING:
-    from potstill.model.fit import JacobianCache
+    from potstill.model.fit import Descriptions
 
 WHITENING_FRAMES = 1000  # frames that the metric of the features is measured on
 MAX_FAILED_SHARE = 0.5
@@ -212,7 +212,7 @@ class _Loop:
         self.labeller, self.folder, self.tell = labeller, folder, tell
         self.selector = selector(settings.distil.selector)
         self.asked = Dataset()
-        self._cache: JacobianCache | None = None
+        self._cache: Descriptions | None = None
         dump = settings.dump()
         self.trail = digest(
             {
@@ -293,10 +293,10 @@ class _Loop:
         return chosen
 
     def _train(self, known: Dataset, steps: int) -> Committee:
-        from potstill.model.fit import JacobianCache
+        from potstill.model.fit import Descriptions
 
         if self._cache is None:
-            self._cache = JacobianCache(self.features.descriptor)
+            self._cache = Descriptions(self.features.descriptor)
         return train(
             known,
             self.settings.model,

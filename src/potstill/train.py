@@ -14,7 +14,7 @@ from potstill.errors import DataError
 from potstill.model import Committee, Descriptor, Whitening
 
 if TYPE_CHECKING:
-    from potstill.model.fit import JacobianCache
+    from potstill.model.fit import Descriptions
 
 
 def descriptor_for(elements: tuple[str, ...], settings: ModelConfig) -> Descriptor:
@@ -45,8 +45,9 @@ def train(
     seed: int,
     calibrate_on: Dataset | None = None,
     whitening: Whitening | None = None,
-    cache: JacobianCache | None = None,
+    cache: Descriptions | None = None,
     descriptor: Descriptor | None = None,
+    start: Committee | None = None,
     tell: Callable[[str], None] = lambda _line: None,
 ) -> Committee:
     """Train a committee and, where held-out frames are given, calibrate its spread on them.
@@ -63,6 +64,8 @@ def train(
         Labelled frames that are not in ``data``.
     whitening, cache, descriptor
         From an earlier round, to be shared.
+    start : Committee | None
+        Weights to go on from; see :func:`potstill.model.fit.fit`.
     tell : callable
         Gets lines of progress.
     """
@@ -77,26 +80,34 @@ def train(
         seed=seed,
         whitening=whitening,
         cache=cache,
+        start=start,
         tell=lambda step, loss: tell(f"train: step {step}/{settings.steps}, loss {loss:.3f}"),
     )
     if calibrate_on is not None and len(calibrate_on.only_labelled()):
-        committee = replace(committee, calibration=calibration(committee, calibrate_on))
+        force, energy = calibration(committee, calibrate_on)
+        committee = replace(committee, calibration=force, energy_calibration=energy)
     return committee
 
 
-def calibration(committee: Committee, held_out: Dataset) -> float:
-    """Return the factor that turns force spread into an expected force error, both as root mean squares over frames.
+def calibration(committee: Committee, held_out: Dataset) -> tuple[float, float]:
+    """Return the factors that turn spreads of force and energy into expected errors, as root mean squares over frames.
 
-    With one member there is no spread, and the factor is 1.
+    With one member there is no spread, and the factors are 1.
     """
     frames = held_out.only_labelled()
     if committee.members < 2:
-        return 1.0
-    square_error, square_spread = [], []
+        return 1.0, 1.0
+    force, energy = [], []
     for frame, p in zip(frames, committee.predict(frames), strict=True):
         if frame.labels is None:
             continue
-        square_error.append(np.mean(np.sum((p.forces.mean(0) - frame.labels.forces) ** 2, axis=1)))
-        square_spread.append(np.mean(p.forces.var(0, ddof=1).sum(1)))
-    spread = float(np.mean(square_spread))
-    return float(np.sqrt(np.mean(square_error) / spread)) if spread > 0 else 1.0
+        error = np.mean(np.sum((p.forces.mean(0) - frame.labels.forces) ** 2, axis=1))
+        force.append((error, np.mean(p.forces.var(0, ddof=1).sum(1))))
+        off = (p.energy.mean() - frame.labels.energy) / frame.n_atoms
+        energy.append((off**2, p.energy.var(ddof=1) / frame.n_atoms**2))
+    return _ratio(force), _ratio(energy)
+
+
+def _ratio(pairs: list[tuple[float, float]]) -> float:
+    error, spread = np.mean(pairs, axis=0)
+    return float(np.sqrt(error / spread)) if spread > 0 else 1.0

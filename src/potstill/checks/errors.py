@@ -9,7 +9,7 @@ import numpy as np
 
 from potstill.data import Array, Dataset
 from potstill.errors import DataError
-from potstill.protocols import Potential
+from potstill.protocols import Batched, Potential
 
 GPA = 160.21766208  # GPa in eV/Å³
 
@@ -78,9 +78,7 @@ def parity(potential: Potential, data: Dataset) -> Parity:
 
 def _evaluate(potential: Potential, frames: Dataset) -> list[tuple[float, Array, Array | None]]:
     """Evaluate in one batch where the potential can, else frame by frame through its calculator."""
-    from potstill.model import Committee
-
-    if isinstance(potential, Committee):
+    if isinstance(potential, Batched):
         return [
             (float(p.energy[0]), p.forces[0], p.virial[0] / f.volume if f.volume else None)
             for f, p in zip(frames, potential.predict(frames, mean=True), strict=True)

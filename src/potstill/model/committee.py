@@ -1,4 +1,4 @@
-"""A trained committee: energy, forces, stress and doubt, with numpy and the compiled kernels only.
+"""A trained committee: energy, forces, stress and doubt, through the compiled kernels only.
 
 One pass of neighbours, descriptors and geometry serves all members.
 """
@@ -6,29 +6,26 @@ One pass of neighbours, descriptors and geometry serves all members.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 
-from potstill.config import ModelConfig
-from potstill.data import Array, Frame, voigt, write_atomic
-from potstill.errors import DataError
-from potstill.model import kernels
+from potstill.data import Array, Frame
+from potstill.model import files, network
 from potstill.model.descriptor import Descriptor, FrameFeatures, Whitening, chunks
+from potstill.model.domain import Domain
+from potstill.model.neighbours import Geometry, complete, find, outdated
 from potstill.protocols import Spread
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-FORMAT = 1
-MAX_MODEL_BYTES = 256 * 2**20
+SKIN = 0.6  # Å that a calculator's list of neighbours reaches beyond the cutoff
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,8 @@ class Prediction:
     ----------
     energy : ndarray (n_members,)
         eV.
+    energies : ndarray (n_members, n_atoms)
+        eV, of each atom.
     forces : ndarray (n_members, n_atoms, 3)
         eV/Å.
     virial : ndarray (n_members, 3, 3)
@@ -46,15 +45,9 @@ class Prediction:
     """
 
     energy: Array
+    energies: Array
     forces: Array
     virial: Array
-
-
-def silu(z: Array) -> tuple[Array, Array]:
-    """Return z·σ(z) and its derivative."""
-    with np.errstate(over="ignore"):  # far out, the infinity gives the right limit
-        s = 1.0 / (1.0 + np.exp(-z))
-    return z * s, s * (1.0 + z * (1.0 - s))
 
 
 @dataclass(frozen=True)
@@ -68,26 +61,6 @@ class Weights:
     shift: Array
     linear: Array
     layers: tuple[tuple[Array, Array], ...]
-
-    def energy_and_gradient(self, G: Array, z: int) -> tuple[Array, Array]:
-        """Return E (n, M) and ∂E/∂G (n, M, F) of atoms of element ``z`` with descriptors G (n, F)."""
-        n, F = G.shape
-        M = self.linear.shape[1]
-        W, b = self.layers[0]
-        first = W[z].transpose(1, 0, 2).reshape(F, -1)  # members side by side: one matrix product
-        h, slope = silu((G @ first).reshape(n, M, -1) + b[z])
-        slopes = [slope]
-        for W, b in self.layers[1:-1]:
-            h, slope = silu(np.einsum("nmi,mio->nmo", h, W[z], optimize=True) + b[z])
-            slopes.append(slope)
-        W, b = self.layers[-1]
-        energy = np.einsum("nmi,mi->nm", h, W[z][:, :, 0]) + b[z][:, 0] + G @ self.linear[z].T + self.shift[z]
-        back = W[z][None, :, :, 0] * slopes[-1]
-        for (W, _), slope in zip(self.layers[-2:0:-1], slopes[-2::-1], strict=True):
-            back = np.einsum("nmo,mio->nmi", back, W[z], optimize=True) * slope
-        W, _ = self.layers[0]
-        gradient = np.matmul(back.transpose(1, 0, 2), W[z].transpose(0, 2, 1)) + self.linear[z][:, None, :]
-        return energy, gradient.transpose(1, 0, 2)
 
     def tensors(self) -> dict[str, Array]:
         """Name every array, for storage."""
@@ -125,11 +98,16 @@ class Committee:
     descriptor : Descriptor
         What an atom sees.
     whitening : Whitening
-        The metric for :meth:`describe`.
+        The metric for :meth:`describe` and :meth:`strangeness`.
     weights : Weights
         All members' parameters.
-    calibration : float
-        Expected force error per unit of force spread, measured on frames that were not learnt from; 1 until measured.
+    wall : Wall
+        Repulsion below the shortest bonds that were learnt.
+    domain : Domain | None
+        The surroundings that were learnt; None in files of the first format.
+    calibration, energy_calibration : float
+        Expected force error per unit of force spread, and energy error per unit of energy spread, measured on frames
+        that were not learnt from; 1 until measured.
     about : mapping of JSON values
         How it was trained.
     """
@@ -137,7 +115,10 @@ class Committee:
     descriptor: Descriptor
     whitening: Whitening
     weights: Weights
+    wall: network.Wall
+    domain: Domain | None
     calibration: float
+    energy_calibration: float
     about: Mapping[str, Any]
 
     @property
@@ -152,11 +133,17 @@ class Committee:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of descriptor and parameters."""
-        content = hashlib.sha256(json.dumps(self._header(), sort_keys=True).encode())
-        for name, array in sorted(self.weights.tensors().items()):
+        """Hash of descriptor, parameters and wall: of all that decides a label."""
+        content = hashlib.sha256(repr(self.descriptor).encode())
+        arrays = self.weights.tensors() | {"wall.reach": self.wall.reach, "wall.strength": self.wall.strength}
+        for name, array in sorted(arrays.items()):
             content.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return f"potstill-nnp:{content.hexdigest()[:16]}"
+
+    @cached_property
+    def net(self) -> network.Net:
+        """The parameters as the kernels want them."""
+        return network.pack(self.weights.shift, self.weights.linear, list(self.weights.layers))
 
     @cached_property
     def features(self) -> FrameFeatures:
@@ -176,161 +163,111 @@ class Committee:
         """Evaluate all members (or, with ``mean``, their average as a single member, which is cheaper) on frames."""
         results: list[Prediction] = []
         for chunk in chunks(frames):
-            results.extend(self._predict(chunk, mean))
+            results.extend(self.predict_at(self.descriptor.geometry(chunk), mean=mean))
         return results
 
-    def _predict(self, frames: list[Frame], mean: bool) -> list[Prediction]:
-        geometry = self.descriptor.geometry(frames)
-        G, C = self.descriptor.compute(geometry)
-        n, M = len(G), self.members
-        energy, g = np.empty((n, M)), np.empty((n, M, G.shape[1]))
-        for z in range(len(self.elements)):
-            mine = np.flatnonzero(geometry.species == z)
-            if len(mine):
-                energy[mine], g[mine] = self.weights.energy_and_gradient(G[mine], z)
+    def predict_at(self, geometry: Geometry, *, mean: bool = False) -> list[Prediction]:
+        """Evaluate frames whose neighbours are known; see :meth:`predict`."""
+        energy, forces, virial = network.infer(geometry, self.descriptor.shape, self.net, self.wall, apart=not mean)
         if mean:
-            energy, g, M = energy.mean(1, keepdims=True), g.mean(1, keepdims=True), 1
-        edge = self.descriptor.edge_gradients(geometry, C, g)
-        forces, virial = np.zeros((n, M, 3)), np.zeros((len(frames), M, 3, 3))
-        kernels.gather(geometry.first, geometry.second, geometry.frame, geometry.D, edge, forces, virial)
-        bounds = np.concatenate([[0], np.cumsum([f.n_atoms for f in frames])])
+            energy = energy.mean(1, keepdims=True)
+        cuts = geometry.atoms[1:-1]
         return [
-            Prediction(
-                energy[lo:hi].sum(0),
-                forces[lo:hi].transpose(1, 0, 2),
-                0.5 * (virial[k] + virial[k].transpose(0, 2, 1)),
+            Prediction(e.sum(0), e.T, f, v[:, SQUARE].reshape(-1, 3, 3))
+            for e, f, v in zip(
+                np.split(energy, cuts), np.split(forces, cuts, axis=1), virial.transpose(1, 0, 2), strict=True
             )
-            for k, (lo, hi) in enumerate(pairwise(bounds))
         ]
 
     def spread(self, frames: Sequence[Frame]) -> Spread:
         """Return the members' disagreement; multiply ``force`` by :attr:`calibration` for an expected error."""
         energy, force, worst = [], [], []
         for frame, p in zip(frames, self.predict(frames), strict=True):
-            per_atom = np.sqrt(p.forces.var(0, ddof=1 if self.members > 1 else 0).sum(1))
+            per_atom = force_spread(p)
             energy.append(p.energy.std(ddof=1 if self.members > 1 else 0) / frame.n_atoms)
             force.append(np.sqrt(np.mean(per_atom**2)))
             worst.append(per_atom.max())
         return Spread(np.array(energy), np.array(force), np.array(worst))
 
-    def calculator(self, workdir: Path | None = None) -> CommitteeCalculator:  # noqa: ARG002 - it needs no scratch
-        """Return an ASE calculator of the mean, with ``energy_spread`` and ``force_spread`` beside."""
-        return CommitteeCalculator(self)
+    def strangeness(self, frames: Sequence[Frame]) -> list[Array]:
+        """Return how far each atom's surroundings are from the learnt ones, an array (n_atoms,) a frame.
 
-    def _header(self) -> dict[str, Any]:
-        d = self.descriptor
-        return {
-            "elements": list(d.elements),
-            "cutoff": d.cutoff,
-            "angular_cutoff": d.angular_cutoff,
-            "n_radial": d.n_radial,
-            "n_angular": d.n_angular,
-            "l_max": d.l_max,
-        }
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``model.safetensors`` and, last, ``model.json`` into a folder; units are eV and Å."""
-        from safetensors.numpy import save
-
-        folder = Path(folder)
-        tensors = {name: np.ascontiguousarray(array) for name, array in self.weights.tensors().items()}
-        tensors["whitening.mean"] = np.ascontiguousarray(self.whitening.mean)
-        tensors["whitening.matrix"] = np.ascontiguousarray(self.whitening.matrix)
-        write_atomic(folder / "model.safetensors", save(tensors))
-        header = {
-            "format": FORMAT,
-            "kind": "potstill committee",
-            "units": {"energy": "eV", "length": "Å"},
-            "descriptor": self._header(),
-            "members": self.members,
-            "calibration": self.calibration,
-            "about": dict(self.about),
-        }
-        write_atomic(folder / "model.json", (json.dumps(header, indent=1, ensure_ascii=False) + "\n").encode())
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Committee:
-        """Read what :meth:`save` wrote.
+        Up to 1 they are as near as the training data; see :class:`~potstill.model.domain.Domain`.
 
         Raises
         ------
         DataError
-            If a file is missing, broken, of another format, or its arrays do not fit together.
+            If the model's file is of the first format, which did not keep this.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
+        if self.domain is None:
+            raise files.no_domain()
+        found: list[Array] = []
+        for chunk in chunks(frames):
+            geometry = self.descriptor.geometry(chunk)
+            found.extend(np.split(self._strangeness(geometry, self.domain), geometry.atoms[1:-1]))
+        return found
 
-        folder = Path(folder)
-        try:
-            header = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-            file = folder / "model.safetensors"
-            if file.stat().st_size > MAX_MODEL_BYTES:
-                raise DataError(f"{file} is larger than {MAX_MODEL_BYTES >> 20} MiB, which no model of this kind is.")
-            tensors = load(file.read_bytes())
-        except FileNotFoundError as error:
-            raise DataError(
-                f"Expected a trained model in {folder} (model.json and model.safetensors), but "
-                f"{error.filename} is missing."
-            ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, SafetensorError, OSError) as error:
-            raise DataError(f"The model in {folder} is broken: {error}. Train it again, or copy it again.") from None
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            found = header.get("format") if isinstance(header, dict) else "none"
-            raise DataError(f"The model in {folder} has format {found}; this potstill reads format {FORMAT}.")
-        try:
-            d = header["descriptor"]
-            descriptor = Descriptor(
-                tuple(str(e) for e in d["elements"]),
-                float(d["cutoff"]),
-                float(d["angular_cutoff"]),
-                int(d["n_radial"]),
-                int(d["n_angular"]),
-                int(d["l_max"]),
-            )
-            whitening = Whitening(tensors.pop("whitening.mean"), tensors.pop("whitening.matrix"))
-            weights = Weights.from_tensors(tensors)
-            fits = weights.shapes(descriptor, int(header["members"]))
-            calibration = float(header["calibration"])
-            ModelConfig.model_validate(
-                {k: v for k, v in d.items() if k != "elements"}
-            )  # bounds: a cutoff of 400 Å eats the memory
-            about = dict(header.get("about", {}))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"The model in {folder} is incomplete: {type(error).__name__} {error}.") from None
-        F, Z = descriptor.n_features, len(descriptor.elements)
-        if not fits or whitening.mean.shape != (Z, F) or whitening.matrix.shape != (Z, F, F):
-            raise DataError(f"The model in {folder} has arrays that do not fit its descriptor. It is damaged.")
-        arrays = [*weights.tensors().values(), whitening.mean, whitening.matrix]
-        if not all(t.dtype.kind == "f" and np.isfinite(t).all() for t in arrays):
-            raise DataError(f"The model in {folder} holds NaN, infinity or whole numbers for weights. It is damaged.")
-        if not (descriptor.sensible() and 0 <= calibration < np.inf):
-            raise DataError(f"The model in {folder} has a header whose numbers cannot be: {header['descriptor']}.")
-        return cls(descriptor, whitening, weights, calibration, about)
+    def _strangeness(self, geometry: Geometry, domain: Domain) -> Array:
+        G = self.descriptor.compute(geometry)
+        species = geometry.species
+        return domain.distance(self.whitening.apply(G, species, domain.components), species)
+
+    def calculator(self, workdir: Path | None = None) -> CommitteeCalculator:  # noqa: ARG002 - it needs no scratch
+        """Return an ASE calculator of the mean, with spreads, expected errors and strangeness beside."""
+        return CommitteeCalculator(self)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and, last, ``model.json`` into a folder; units are eV and Å."""
+        files.save(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Committee:
+        """Read what :meth:`save` wrote, also by earlier versions.
+
+        Raises
+        ------
+        DataError
+            If a file is missing, broken, of an unknown format, or its arrays do not fit together.
+        """
+        return cls(**files.load(Path(folder), Weights))
 
     def __repr__(self) -> str:
         n = self.about.get("n_frames", "?")
         return f"Committee({self.members} members, {'-'.join(self.elements)}, trained on {n} frames)"
 
 
-class CommitteeCalculator(Calculator):  # type: ignore[misc]  # ASE is untyped
-    """ASE calculator: the members' mean as energy, forces and stress.
+SQUARE = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # nine components out of six in ASE's order
 
-    ``results`` also hold ``energy_spread`` (eV/atom) and ``force_spread`` (n_atoms, eV/Å), the members' standard
-    deviations, when the property ``energy_spread`` or ``force_spread`` is asked for.
+
+def force_spread(prediction: Prediction) -> Array:
+    """Return the members' standard deviation of each atom's force vector, (n_atoms,), eV/Å."""
+    ddof = 1 if len(prediction.forces) > 1 else 0
+    return np.asarray(np.sqrt(prediction.forces.var(0, ddof=ddof).sum(1)))
+
+
+class CommitteeCalculator(Calculator):  # type: ignore[misc]  # ASE is untyped
+    """ASE calculator: the members' mean as energy, energies of the atoms, forces and stress.
+
+    Asked for by name, ``results`` also hold what the model knows of its errors: ``energy_spread`` (eV/atom) and
+    ``force_spread`` (n_atoms, eV/Å), the members' standard deviations; ``energy_error`` and ``force_error``, the same
+    calibrated on held-out data; ``strangeness`` (n_atoms), see :meth:`Committee.strangeness`.
     """
 
+    DOUBT: ClassVar[tuple[str, ...]] = ("energy_spread", "force_spread", "energy_error", "force_error")
     implemented_properties: ClassVar[list[str]] = [
         "energy",
         "free_energy",
+        "energies",
         "forces",
         "stress",
-        "energy_spread",
-        "force_spread",
+        *DOUBT,
+        "strangeness",
     ]
 
     def __init__(self, committee: Committee) -> None:
         super().__init__()
         self.committee = committee
+        self._held: tuple[Geometry, tuple[Array, Array]] | None = None
 
     def calculate(
         self,
@@ -340,14 +277,44 @@ class CommitteeCalculator(Calculator):  # type: ignore[misc]  # ASE is untyped
     ) -> None:
         """Fill ``results``."""
         super().calculate(atoms, properties, system_changes)
-        doubt = any(name.endswith("_spread") for name in properties)
-        # not Frame.of: its 1e-8 Å grid would show in finite differences
-        prediction = self.committee.predict([Frame(self.atoms)], mean=not doubt)[0]
-        energy, forces = float(prediction.energy.mean()), prediction.forces.mean(0)
-        self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+        committee, n = self.committee, len(self.atoms)
+        doubt = any(name in self.DOUBT for name in properties)
+        geometry = self._neighbours(system_changes)
+        p = committee.predict_at(geometry, mean=not doubt)[0]
+        energy = float(p.energy.mean())
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": p.energies.mean(0),
+            "forces": p.forces.mean(0),
+        }
         if self.atoms.pbc.all():
-            self.results["stress"] = voigt(prediction.virial.mean(0)) / self.atoms.get_volume()
+            virial = p.virial.mean(0)
+            self.results["stress"] = virial.ravel()[[0, 4, 8, 5, 2, 1]] / self.atoms.get_volume()
         if doubt:
-            ddof = 1 if self.committee.members > 1 else 0
-            self.results["energy_spread"] = float(prediction.energy.std(ddof=ddof)) / len(self.atoms)
-            self.results["force_spread"] = np.sqrt(prediction.forces.var(0, ddof=ddof).sum(1))
+            spread = float(p.energy.std(ddof=1 if committee.members > 1 else 0)) / n
+            of_forces = force_spread(p)
+            self.results |= {
+                "energy_spread": spread,
+                "force_spread": of_forces,
+                "energy_error": committee.energy_calibration * spread,
+                "force_error": committee.calibration * of_forces,
+            }
+        if "strangeness" in properties:
+            if committee.domain is None:
+                raise files.no_domain()
+            self.results["strangeness"] = committee._strangeness(geometry, committee.domain)  # noqa: SLF001 - its own
+
+    def _neighbours(self, changes: Sequence[str]) -> Geometry:
+        """Return the neighbours: those of an earlier call, as long as atoms and cell have moved little."""
+        atoms, reach = self.atoms, self.committee.descriptor.reach
+        positions, periodic = atoms.positions, np.asarray(atoms.pbc)
+        cell = complete(atoms.cell.array, periodic)
+        if self._held is not None and not {"numbers", "pbc"} & set(changes):
+            geometry, built = self._held
+            if not outdated(geometry, positions, cell, built, SKIN, reach):
+                return geometry.moved(positions, cell)
+        species = self.committee.descriptor.species(Frame(atoms))
+        geometry = find(positions, atoms.cell.array, periodic, species, reach + SKIN)
+        self._held = geometry, (positions.copy(), cell)
+        return geometry

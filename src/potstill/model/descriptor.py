@@ -5,47 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from potstill.data import Array, Frame
 from potstill.errors import DataError
-from potstill.model import kernels
+from potstill.model import gradients, kernels
+from potstill.model.neighbours import Geometry, find_in, join
 
 MAX_CUTOFF = 20.0  # Å, as in the configuration
 CHUNK_ATOMS = 4096  # atoms whose edges are held at once
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Neighbours of a batch of frames.
-
-    Attributes
-    ----------
-    first : ndarray (n_atoms + 1,)
-        Edges of atom i are ``first[i]:first[i + 1]``; atoms count through all frames.
-    second : ndarray (n_edges,)
-        The neighbour's index.
-    D : ndarray (n_edges, 3)
-        r_j − r_i + S·H, Å.
-    species : ndarray (n_atoms,)
-        Element index of each atom.
-    frame : ndarray (n_atoms,)
-        Frame of each atom.
-    """
-
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    D: Array
-    species: NDArray[np.int64]
-    frame: NDArray[np.int64]
-
-    @property
-    def kind(self) -> NDArray[np.int64]:
-        """Element index of the neighbour on each edge."""
-        return self.species[self.second]
+SLAB_ATOMS = 64  # atoms that a thread describes at a time
 
 
 @dataclass(frozen=True)
@@ -89,14 +60,18 @@ class Descriptor:
         return len(self.elements) * self.n_radial + pairs * (self.l_max + 1)
 
     @cached_property
-    def _norms(self) -> Array:
-        return kernels.harmonic_norms(self.l_max)
+    def shape(self) -> kernels.Shape:
+        """What the kernels need to know."""
+        return kernels.shape_of(
+            self.cutoff, self.angular_cutoff, self.n_radial, self.n_angular, self.l_max, len(self.elements)
+        )
 
     @property
-    def _shape(self) -> tuple[Any, ...]:
-        return self.cutoff, self.angular_cutoff, self.n_radial, self.n_angular, self.l_max, self._norms
+    def reach(self) -> float:
+        """The larger cutoff, Å."""
+        return max(self.cutoff, self.angular_cutoff)
 
-    def species(self, frame: Frame) -> NDArray[np.int64]:
+    def species(self, frame: Frame) -> NDArray[np.int32]:
         """Return the element index of each atom.
 
         Raises
@@ -113,68 +88,30 @@ class Descriptor:
                 f"The model knows {', '.join(self.elements)}, but a structure has {', '.join(unknown)}. It is out "
                 "of the model's domain."
             )
-        return np.array([index[int(z)] for z in frame.atoms.numbers], dtype=np.int64)
+        return np.array([index[int(z)] for z in frame.atoms.numbers], dtype=np.int32)
 
     def geometry(self, frames: Sequence[Frame]) -> Geometry:
         """Find all neighbours within the larger cutoff, images included, so cells may be smaller than it."""
-        from vesin import NeighborList
+        return join([find_in(frame, self.species(frame), self.reach) for frame in frames])
 
-        neighbours = NeighborList(cutoff=max(self.cutoff, self.angular_cutoff), full_list=True, sorted=True)
-        seconds, vectors, counts, species, owner = [], [], [], [], []
-        offset = 0
-        for k, frame in enumerate(frames):
-            a = frame.atoms
-            if not (np.isfinite(a.positions).all() and np.isfinite(a.cell.array).all()):
-                raise DataError("A structure has positions or cell vectors that are NaN or infinite.")
-            box = a.cell.array if a.pbc.any() else np.zeros((3, 3))
-            i, j, D = neighbours.compute(points=a.positions, box=box, periodic=a.pbc, quantities="ijD")
-            n = len(a)
-            if len(D) and float(np.min(np.einsum("ek,ek->e", D, D))) < 1e-4:
-                raise DataError("Two atoms of a structure are less than 0.01 Å apart.")
-            counts.append(np.bincount(np.asarray(i, dtype=np.int64), minlength=n))
-            seconds.append(np.asarray(j, dtype=np.int64) + offset)
-            vectors.append(np.asarray(D, dtype=np.float64).reshape(-1, 3))
-            species.append(self.species(frame))
-            owner.append(np.full(n, k, dtype=np.int64))
-            offset += n
-        first = np.zeros(offset + 1, dtype=np.int64)
-        np.cumsum(np.concatenate(counts), out=first[1:])
-        return Geometry(
-            first,
-            np.concatenate(seconds),
-            np.ascontiguousarray(np.concatenate(vectors)),
-            np.concatenate(species),
-            np.concatenate(owner),
-        )
+    def compute(self, geometry: Geometry) -> Array:
+        """Return descriptors, shape (n_atoms, n_features)."""
+        n = len(geometry.centre)
+        bounds = np.linspace(0, n, max(1, n // SLAB_ATOMS) + 1).astype(np.int64)
+        G = np.empty(n * self.n_features)
+        g = geometry
+        gradients.describe_atoms(bounds, g.first, g.second, g.x, g.owner, g.kinds, g.centre, self.shape, G)
+        return G.reshape(n, self.n_features)
 
-    def compute(self, geometry: Geometry) -> tuple[Array, Array]:
-        """Return descriptors G (n_atoms, n_features) and expansion coefficients C (n_atoms, n_channels, (l_max+1)²)."""
-        n = len(geometry.species)
-        n_two_body = len(self.elements) * self.n_radial
-        A = np.empty((n, n_two_body))
-        C = np.empty((n, self.n_channels, (self.l_max + 1) ** 2))
-        kernels.coefficients(geometry.first, geometry.D, geometry.kind, *self._shape, A, C)
-        G = np.empty((n, self.n_features))
-        G[:, :n_two_body] = A
-        kernels.power_spectrum(C, self.l_max, G, n_two_body)
-        return G, C
+    def design(self, geometry: Geometry) -> Array:
+        """Return ∂/∂(positions, strain) of the summed descriptors of each element's atoms, for one frame of n atoms.
 
-    def jacobian(self, frame: Frame) -> tuple[Array, NDArray[np.float32]]:
-        """Return G and ∂G/∂(positions, strain) of one frame, shapes (n, F) and (n, F, 3n + 6).
-
-        Forces are −∂E/∂r, the virial V·σ = ∂E/∂ε; both are then one matrix product with ∂E/∂G.
+        Shape (n_elements, 3 n + 6, n_features), the strain in ASE's order xx yy zz yz xz xy. For a linear model
+        E = Σ_z w_z·Σ_i G_i the forces are −(∂/∂r)·w, and the virial V·σ is (∂/∂ε)·w.
         """
-        geometry = self.geometry([frame])
-        G, C = self.compute(geometry)
-        n = frame.n_atoms
-        K = np.empty((n, self.n_features, 3 * n + 6), dtype=np.float32)
-        kernels.jacobian(geometry.first, geometry.second, geometry.D, geometry.kind, *self._shape, C, K)
-        return G, K
-
-    def edge_gradients(self, geometry: Geometry, C: Array, g: Array) -> Array:
-        """Return ∂E_i/∂D for gradients g (n_atoms, n_members, n_features), shape (n_edges, n_members, 3)."""
-        out = np.empty((len(geometry.D), g.shape[1], 3))
-        kernels.edge_gradients(geometry.first, geometry.D, geometry.kind, *self._shape, C, np.ascontiguousarray(g), out)
+        out = np.zeros((len(self.elements), 3 * len(geometry.centre) + 6, self.n_features))
+        g = geometry
+        gradients.design(g.first, g.second, g.x, g.owner, g.kinds, g.centre, self.shape, out)
         return out
 
 
@@ -216,7 +153,7 @@ class Whitening:
         count, total, square = np.zeros(Z), np.zeros((Z, F)), np.zeros((Z, F, F))
         for chunk in chunks(list(frames)):
             geometry = descriptor.geometry(chunk)
-            G, _ = descriptor.compute(geometry)
+            G = descriptor.compute(geometry)
             for z in range(Z):
                 x = G[geometry.species == z]
                 count[z] += len(x)
@@ -236,6 +173,14 @@ class Whitening:
             matrix[z] = vectors / np.sqrt(values + cls.FLOOR * top)
         return cls(mean, matrix)
 
+    def apply(self, G: Array, species: NDArray[np.int32], components: int | None = None) -> Array:
+        """Return the whitened descriptors, or the first few components of them, shape (n_atoms, components)."""
+        x = np.empty((len(G), components or G.shape[1]))
+        for z in range(len(self.mean)):
+            mine = species == z
+            x[mine] = (G[mine] - self.mean[z]) @ self.matrix[z][:, :components]
+        return x
+
 
 class FrameFeatures:
     """One vector a frame: mean over its atoms of the whitened descriptor, and its standard deviation.
@@ -253,11 +198,8 @@ class FrameFeatures:
         new = [f for f in frames if f.key not in self._known]
         for chunk in chunks(new):
             geometry = self.descriptor.geometry(chunk)
-            G, _ = self.descriptor.compute(geometry)
-            x = np.empty_like(G)
-            for z in range(len(self.descriptor.elements)):
-                mine = geometry.species == z
-                x[mine] = (G[mine] - self.whitening.mean[z]) @ self.whitening.matrix[z]
+            G = self.descriptor.compute(geometry)
+            x = self.whitening.apply(G, geometry.species)
             edges = np.concatenate([[0], np.cumsum([f.n_atoms for f in chunk])])
             for frame, lo, hi in zip(chunk, edges[:-1], edges[1:], strict=True):
                 self._known[frame.key] = np.concatenate([x[lo:hi].mean(0), x[lo:hi].std(0)])

@@ -1,8 +1,9 @@
-"""Training: every frame's descriptor and Jacobian once, then all members as one batched network.
+"""Training: descriptors once, then all members as one batched network, forces through the compiled kernels.
 
-The descriptors do not depend on the weights. So forces and virial of a frame are one product of the cached Jacobian
-with ∂E/∂G, and an optimiser step costs little more than reading the cache. Training starts from the ridge solution of
-the linear model, which the network then corrects.
+Descriptors do not depend on the weights, so every frame's neighbours and descriptors are computed once. A network's
+∂E/∂G becomes forces and virials by :func:`~potstill.model.gradients.batch_pull`, which is linear; the gradient of the
+loss goes back by its transpose. Both recompute the edges' functions, so that memory holds a few kB an atom whatever the
+size of a frame. Training starts from the ridge solution of the linear model, which the network then corrects.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -22,65 +24,149 @@ from numpy.typing import NDArray
 from potstill.config import TrainConfig
 from potstill.data import Array, Dataset, Frame, voigt
 from potstill.errors import ConvergenceError, DataError
+from potstill.model import gradients, kernels
 from potstill.model.committee import Committee, Weights
 from potstill.model.descriptor import Descriptor, Whitening
+from potstill.model.domain import COMPONENTS, Domain
+from potstill.model.neighbours import Geometry, join
+from potstill.model.wall import fit_wall
 
 RIDGE = 1e-6  # relative to the mean diagonal of the normal matrix
-EMA = 0.998
 ROBUST_PASSES = 4  # of the ridge solution; the first trusts every frame alike
+RIDGE_NUMBERS = 50_000_000  # in the equations that the ridge solution holds at once; more frames are thinned out
+EMA = 0.998
+BYTES_PER_ATOM = 4_000  # neighbours, images, descriptors and their copies while they are put together
 
 
-@dataclass(frozen=True)
-class _Example:
-    """A labelled frame, ready to learn from (forces and virial flat, the virial as Voigt times volume)."""
-
-    G: Array
-    K: NDArray[np.float32]
-    species: NDArray[np.int64]
-    energy: float
-    forces: Array
-    virial: Array | None
-
-
-class JacobianCache:
-    """Descriptors and Jacobians of frames by key: computed once, kept through all rounds."""
+class Descriptions:
+    """Neighbours and descriptors of frames by key: computed once, kept through all rounds."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
-        self._known: dict[str, tuple[Array, NDArray[np.float32], NDArray[np.int64]]] = {}
+        self._known: dict[str, tuple[Geometry, NDArray[np.float32]]] = {}
 
-    def example(self, frame: Frame) -> _Example:
-        """Return what training needs of a labelled frame."""
+    def of(self, frame: Frame) -> tuple[Geometry, NDArray[np.float32]]:
+        """Return a frame's neighbours, and its descriptors (n_atoms, n_features)."""
         if frame.key not in self._known:
-            G, K = self.descriptor.jacobian(frame)
-            self._known[frame.key] = (G, K, self.descriptor.species(frame))
-        G, K, species = self._known[frame.key]
-        labels = frame.labels
-        if labels is None:
-            raise DataError("Training needs labelled frames, but one has none.")
-        virial = None
-        if labels.stress is not None and frame.volume is not None:
-            virial = voigt(labels.stress) * frame.volume
-        return _Example(G, K, species, labels.energy, labels.forces.ravel(), virial)
+            geometry = self.descriptor.geometry([frame])
+            G = self.descriptor.compute(geometry)
+            lean = replace(geometry, shift=np.empty((0, 3)))  # nothing here moves
+            self._known[frame.key] = lean, G.astype(np.float32)
+        return self._known[frame.key]
 
 
-class _Bucket:
-    """Examples of one size as tensors. The Jacobian holds atoms and features as one axis: forces are one product."""
+@dataclass(frozen=True)
+class _Lesson:
+    """Labelled frames, ready to learn from; the virial as Voigt times volume, zero where it is unknown."""
 
-    def __init__(self, examples: Sequence[_Example], device: torch.device) -> None:
-        first = examples[0]
-        self.n_atoms, self.n = len(first.G), len(examples)
+    geometry: Geometry
+    x: torch.Tensor  # (n_atoms, F) whitened
+    species: torch.Tensor
+    energy: torch.Tensor
+    forces: torch.Tensor
+    virial: torch.Tensor
+    has_virial: torch.Tensor
+    energies: torch.Tensor
+    has_energies: torch.Tensor
 
-        def put(arrays: list[Any], kind: torch.dtype = torch.float32) -> torch.Tensor:
-            return torch.as_tensor(np.stack(arrays)).to(device=device, dtype=kind)
+    def __len__(self) -> int:
+        return len(self.energy)
 
-        self.G = put([e.G for e in examples])
-        self.K = put([e.K.reshape(-1, e.K.shape[-1]) for e in examples])
-        self.species = put([e.species for e in examples], torch.int64)
-        self.energy = put([e.energy for e in examples], torch.float64)
-        self.forces = put([e.forces for e in examples])
-        self.virial = put([np.zeros(6) if e.virial is None else e.virial for e in examples])
-        self.has_virial = put([float(e.virial is not None) for e in examples])
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Atoms of each frame."""
+        return np.diff(self.geometry.atoms)
+
+
+def _lesson(frames: Dataset, known: Descriptions, whitening: Whitening) -> _Lesson:
+    parts, x = [], []
+    for frame in frames:
+        geometry, G = known.of(frame)
+        parts.append(geometry)
+        x.append(whitening.apply(np.asarray(G, dtype=np.float64), geometry.species).astype(np.float32))
+    labels = [f.labels for f in frames if f.labels is not None]
+    volumes = [f.volume if f.labels is not None and f.labels.stress is not None else None for f in frames]
+    virials = [
+        np.zeros(6) if v is None or l.stress is None else voigt(l.stress) * v
+        for l, v in zip(labels, volumes, strict=True)
+    ]
+    of_atoms = [np.zeros(len(l.forces)) if l.energies is None else l.energies for l in labels]
+    geometry = join(parts)
+
+    def real(values: Any) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(values, dtype=np.float32))
+
+    return _Lesson(
+        geometry,
+        torch.as_tensor(np.concatenate(x)),
+        torch.as_tensor(geometry.species.astype(np.int64)),
+        torch.as_tensor(np.array([l.energy for l in labels])),
+        real(np.concatenate([l.forces for l in labels])),
+        real(np.stack(virials)),
+        real([v is not None for v in volumes]),
+        torch.as_tensor(np.concatenate(of_atoms)),
+        real([l.energies is not None for l in labels]),
+    )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some frames of a lesson, and where their atoms stand."""
+
+    lesson: _Lesson
+    shape: kernels.Shape
+    frames: NDArray[np.int64]
+    at: NDArray[np.int64]
+    atoms: torch.Tensor
+    frame: torch.Tensor
+    n_atoms: torch.Tensor
+
+    @classmethod
+    def of(cls, lesson: _Lesson, shape: kernels.Shape, frames: NDArray[np.int64]) -> _Batch:
+        begin, size = lesson.geometry.atoms[frames], lesson.sizes[frames]
+        at = np.concatenate([[0], np.cumsum(size)])
+        atoms = np.repeat(begin - at[:-1], size) + np.arange(at[-1])
+        owner = np.repeat(np.arange(len(frames)), size)
+        return cls(
+            lesson,
+            shape,
+            frames,
+            at,
+            torch.as_tensor(atoms),
+            torch.as_tensor(owner),
+            torch.as_tensor(size.astype(np.float32)),
+        )
+
+
+class _Pull(torch.autograd.Function):
+    """∂E/∂G (M, n, F) → −∂E/∂r (M, n, 3) and ∂E/∂ε (M, B, 6), by the compiled kernels."""
+
+    @staticmethod
+    def forward(ctx: Any, g: torch.Tensor, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Go from the descriptors to the atoms."""
+        M, n, _ = g.shape
+        G, B = batch.lesson.geometry, len(batch.frames)
+        forces, virial = np.zeros((M, n, 3), np.float32), np.zeros((M, B, 6), np.float32)
+        ctx.C = np.empty(n * kernels.coefficients(batch.shape), np.float32)
+        ctx.batch = batch
+        gradients.batch_pull(
+            batch.frames, batch.at, G.atoms, G.first, G.second, G.x, G.owner, G.kinds, G.centre, batch.shape,
+            np.ascontiguousarray(g.detach().numpy()), ctx.C, forces, virial,
+        )  # fmt: skip
+        return torch.from_numpy(forces), torch.from_numpy(virial)
+
+    @staticmethod
+    def backward(ctx: Any, by_forces: torch.Tensor, by_virial: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Go back by the transpose."""
+        batch = ctx.batch
+        G = batch.lesson.geometry
+        M, n, _ = by_forces.shape
+        out = np.empty((M, n, kernels.features(batch.shape)), np.float32)
+        gradients.batch_push(
+            batch.frames, batch.at, G.atoms, G.first, G.second, G.x, G.owner, G.kinds, G.centre, batch.shape,
+            ctx.C, np.ascontiguousarray(by_forces.numpy()), np.ascontiguousarray(by_virial.numpy()), out,
+        )  # fmt: skip
+        return torch.from_numpy(out), None
 
 
 class _Network:
@@ -89,71 +175,82 @@ class _Network:
     def __init__(self, whitening: Whitening, hidden: Sequence[int], members: int, generator: torch.Generator) -> None:
         Z, F = whitening.mean.shape
         sizes = [F, *hidden, 1]
-        self.mean = torch.as_tensor(whitening.mean, dtype=torch.float32)
+        self.whitening = whitening
         self.matrix = torch.as_tensor(whitening.matrix, dtype=torch.float32)
         self.linear = torch.zeros(Z, members, F)
         self.W = [torch.randn(Z, members, a, b, generator=generator) / math.sqrt(a) for a, b in pairwise(sizes)]
         self.W[-1] *= 0.03  # the start is the ridge solution, barely disturbed
         self.b = [torch.zeros(Z, members, b) for b in sizes[1:]]
 
+    @classmethod
+    def unfolded(cls, start: Committee) -> tuple[_Network, Array]:
+        """Return a trained committee as it was before :meth:`fold`, and its members' mean shift."""
+        hidden = [b.shape[2] for _, b in start.weights.layers[:-1]]
+        network = cls(start.whitening, hidden, start.members, torch.Generator())
+        inverse = np.linalg.inv(start.whitening.matrix)
+        mean = start.whitening.mean
+        shift = start.weights.shift + np.einsum("zf,zmf->zm", mean, start.weights.linear)
+        linear = np.einsum("zgf,zmf->zmg", inverse, start.weights.linear)
+        network.linear = torch.as_tensor(linear, dtype=torch.float32)
+        for k, (W, b) in enumerate(start.weights.layers):
+            network.W[k], network.b[k] = (torch.as_tensor(a, dtype=torch.float32) for a in (W, b))
+        W, b = start.weights.layers[0]
+        network.W[0] = torch.as_tensor(np.einsum("zgf,zmfo->zmgo", inverse, W), dtype=torch.float32)
+        network.b[0] = torch.as_tensor(b + np.einsum("zf,zmfo->zmo", mean, W), dtype=torch.float32)
+        base = shift.mean(1)
+        network.b[-1] = network.b[-1] + torch.as_tensor(shift - base[:, None], dtype=torch.float32).unsqueeze(-1)
+        return network, base
+
     def parameters(self) -> list[torch.Tensor]:
         return [self.linear, *self.W, *self.b]
 
-    def to(self, device: torch.device) -> None:
-        self.mean, self.matrix = self.mean.to(device), self.matrix.to(device)
-        self.linear = self.linear.to(device)
-        self.W, self.b = [w.to(device) for w in self.W], [b.to(device) for b in self.b]
-
-    def energy_and_gradient(self, G: torch.Tensor, z: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return E (M, n) and ∂E/∂G (M, n, F) for atoms of element ``z``, G (n, F) raw."""
-        x = ((G - self.mean[z]) @ self.matrix[z]).unsqueeze(0).expand(self.linear.shape[1], -1, -1)
+    def _of_element(self, x: torch.Tensor, z: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return E (M, n) and ∂E/∂G (M, n, F), of raw descriptors, for atoms of element ``z`` with whitened ones x."""
+        x = x.unsqueeze(0).expand(self.linear.shape[1], -1, -1)
         h, slopes = x, []
         for W, b in zip(self.W[:-1], self.b[:-1], strict=True):
             a = torch.baddbmm(b[z].unsqueeze(1), h, W[z])
             s = torch.sigmoid(a)
             h = a * s
             slopes.append(s + h * (1 - s))
-        energy = torch.baddbmm(self.b[-1][z].unsqueeze(1), h, self.W[-1][z]) + torch.bmm(
-            x, self.linear[z].unsqueeze(-1)
-        )
+        energy = torch.baddbmm(self.b[-1][z].unsqueeze(1), h, self.W[-1][z])
+        energy = energy + torch.bmm(x, self.linear[z].unsqueeze(-1))
         back = self.W[-1][z].transpose(1, 2) * slopes[-1]
         for W, slope in zip(self.W[-2:0:-1], slopes[-2::-1], strict=True):
             back = torch.bmm(back, W[z].transpose(1, 2)) * slope
-        gradient = torch.bmm(back, self.W[0][z].transpose(1, 2)) + self.linear[z].unsqueeze(1)
-        return energy.squeeze(-1), gradient @ self.matrix[z].T
+        first = torch.matmul(self.matrix[z], self.W[0][z])  # through the whitening at once, not atom by atom
+        linear = torch.matmul(self.linear[z], self.matrix[z].T)
+        return energy.squeeze(-1), torch.baddbmm(linear.unsqueeze(1), back, first.transpose(1, 2))
 
-    def predict(self, G: torch.Tensor, K: torch.Tensor, species: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return E (B, M) and ∂E/∂(positions, strain) (B, M, 3N + 6) of B frames of N atoms."""
-        B, N, F = G.shape
-        M = self.linear.shape[1]
-        flat, kinds = G.reshape(-1, F), species.reshape(-1)
-        if len(self.mean) == 1:
-            energy, g = self.energy_and_gradient(flat, 0)
+    def predict(self, batch: _Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return energies of the atoms (M, n), forces (M, n, 3), and ∂E/∂ε (M, B, 6) of a batch."""
+        x, kinds = batch.lesson.x[batch.atoms], batch.lesson.species[batch.atoms]
+        if len(self.matrix) == 1:
+            energy, g = self._of_element(x, 0)
         else:
-            energy, g = flat.new_zeros(M, B * N), flat.new_zeros(M, B * N, F)
-            for z in range(len(self.mean)):
+            energy, g = x.new_zeros(len(self.b[0][0]), len(x)), x.new_zeros(len(self.b[0][0]), *x.shape)
+            for z in range(len(self.matrix)):
                 mine = torch.nonzero(kinds == z).squeeze(1)
                 if len(mine):
-                    e, d = self.energy_and_gradient(flat[mine], z)
-                    energy = energy.index_copy(1, mine, e)
-                    g = g.index_copy(1, mine, d)
-        slope = torch.bmm(g.view(M, B, N * F).transpose(0, 1), K)
-        return energy.view(M, B, N).sum(2).T, slope
+                    e, d = self._of_element(x[mine], z)
+                    energy, g = energy.index_copy(1, mine, e), g.index_copy(1, mine, d)
+        forces, virial = _Pull.apply(g, batch)  # type: ignore[no-untyped-call]
+        return energy, forces, virial
 
     def fold(self, shift: Array) -> Weights:
         """Give the weights for raw descriptors: whitening goes into the first layer and the linear term."""
-        mean, matrix = self.mean.double(), self.matrix.double()
+        mean, matrix = (torch.as_tensor(a) for a in (self.whitening.mean, self.whitening.matrix))
         linear = torch.einsum("zfg,zmg->zmf", matrix, self.linear.double())
         first = torch.einsum("zfg,zmgo->zmfo", matrix, self.W[0].double())
         layers = [(first, self.b[0].double() - torch.einsum("zf,zmfo->zmo", mean, first))]
         layers += [(W.double(), b.double()) for W, b in zip(self.W[1:], self.b[1:], strict=True)]
-        offset = shift[:, None] - torch.einsum("zf,zmf->zm", mean, linear).cpu().numpy()
-        return Weights(offset, linear.cpu().numpy(), tuple((W.cpu().numpy(), b.cpu().numpy()) for W, b in layers))
+        offset = shift[:, None] - torch.einsum("zf,zmf->zm", mean, linear).numpy()
+        return Weights(offset, linear.numpy(), tuple((W.numpy(), b.numpy()) for W, b in layers))
 
 
 def _ridge(
-    examples: Sequence[_Example], whitening: Whitening, settings: TrainConfig
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    frames: Dataset, known: Descriptions, lesson: _Lesson, whitening: Whitening, settings: TrainConfig
+) -> tuple[Array, Array]:
     """Solve the linear model for energies, forces and virials together, by reweighted least squares.
 
     Returns
@@ -164,7 +261,9 @@ def _ridge(
         Energy of an atom at the mean descriptor, eV.
     """
     Z, F = whitening.mean.shape
-    systems = [_equations(e, whitening, settings) for e in examples]
+    numbers = int((Z * F + Z) * (3 * lesson.sizes + 7).sum())
+    taken = range(0, len(frames), max(1, math.ceil(numbers / RIDGE_NUMBERS)))
+    systems = [_equations(k, known.of(frames[k])[0], lesson, known.descriptor, whitening, settings) for k in taken]
     trust = np.ones(len(systems))
     solution = np.zeros(Z * F + Z)
     for _ in range(ROBUST_PASSES):
@@ -174,23 +273,27 @@ def _ridge(
     return solution[: Z * F].reshape(Z, F), solution[Z * F :]
 
 
-def _equations(e: _Example, whitening: Whitening, settings: TrainConfig) -> tuple[Array, Array]:
-    """Return one frame's linear equations x·A = y, in units of the loss scales: energy, forces, virial."""
+def _equations(
+    k: int, geometry: Geometry, lesson: _Lesson, descriptor: Descriptor, whitening: Whitening, settings: TrainConfig
+) -> tuple[Array, Array]:
+    """Return frame k's linear equations x·A = y, in units of the loss scales: energy, forces, virial."""
     Z, F = whitening.mean.shape
-    N = len(e.G)
-    row, slope = np.zeros(Z * F + Z), np.zeros((Z * F + Z, e.K.shape[-1]))
+    low, high = lesson.geometry.atoms[k], lesson.geometry.atoms[k + 1]
+    N = int(high - low)
+    slopes = descriptor.design(geometry)
+    row, slope = np.zeros(Z * F + Z), np.zeros((Z * F + Z, 3 * N + 6))
+    x = lesson.x[low:high].double().numpy()
     for z in range(Z):
-        mine = e.species == z
-        x = (e.G[mine] - whitening.mean[z]) @ whitening.matrix[z]
-        row[z * F : (z + 1) * F] = x.sum(0)
+        mine = geometry.species == z
+        row[z * F : (z + 1) * F] = x[mine].sum(0)
         row[Z * F + z] = mine.sum()
-        slope[z * F : (z + 1) * F] = whitening.matrix[z].T @ e.K[mine].sum(0, dtype=np.float64)
+        slope[z * F : (z + 1) * F] = whitening.matrix[z].T @ slopes[z].T
     of_energy = 1.0 / (N * settings.energy_scale)
     of_forces = 1.0 / (settings.force_scale * math.sqrt(3 * N))
-    of_virial = 0.0 if e.virial is None else 1.0 / (N * settings.virial_scale * math.sqrt(6))
+    of_virial = float(lesson.has_virial[k]) / (N * settings.virial_scale * math.sqrt(6))
     A = np.concatenate([row[:, None] * of_energy, slope[:, : 3 * N] * of_forces, slope[:, 3 * N :] * of_virial], axis=1)
-    virial = np.zeros(6) if e.virial is None else e.virial
-    y = np.concatenate([[e.energy * of_energy], -e.forces * of_forces, virial * of_virial])
+    forces, virial = lesson.forces[low:high].double().numpy().ravel(), lesson.virial[k].double().numpy()
+    y = np.concatenate([[float(lesson.energy[k]) * of_energy], -forces * of_forces, virial * of_virial])
     return A, y
 
 
@@ -207,21 +310,24 @@ def _solve(systems: Sequence[tuple[Array, Array]], n_linear: int) -> Array:
     return np.asarray(np.linalg.solve(normal + np.diag(np.maximum(penalty, tiny)), right), dtype=np.float64)
 
 
-def _batches(
-    buckets: Sequence[_Bucket], batch: int, steps: int, rng: np.random.Generator
-) -> Iterator[tuple[_Bucket, NDArray[np.intp]]]:
-    """Yield batches: each bucket is shuffled whole before it repeats, and buckets come in proportion to their frames.
+def _batches(sizes: NDArray[np.int64], batch: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield ``steps`` batches of frames; all frames are shuffled and used before one repeats.
 
-    A batch holds as many frames as ``batch`` frames of 32 atoms have atoms, four at least.
+    A batch holds as many frames as have the atoms of ``batch`` frames of 32, four at least.
     """
-    sizes = [min(b.n, max(4, round(batch * 32 / b.n_atoms))) for b in buckets]
-    share = np.array([b.n / s for b, s in zip(buckets, sizes, strict=True)])
-    waiting: list[NDArray[np.intp]] = [np.empty(0, dtype=np.intp) for _ in buckets]
-    for k in rng.choice(len(buckets), size=steps, p=share / share.sum()):
-        if len(waiting[k]) < sizes[k]:
-            waiting[k] = np.concatenate([waiting[k], rng.permutation(buckets[k].n)])
-        yield buckets[k], waiting[k][: sizes[k]]
-        waiting[k] = waiting[k][sizes[k] :]
+    waiting: list[int] = []
+    for _ in range(steps):
+        taken: list[int] = []
+        atoms = 0
+        while len(taken) < len(sizes) and (atoms < 32 * batch or len(taken) < 4):
+            if not waiting:
+                waiting = rng.permutation(len(sizes)).tolist()
+            k = waiting.pop()
+            if k in taken:  # the next shuffle began within this batch
+                continue
+            taken.append(k)
+            atoms += int(sizes[k])
+        yield np.array(taken, dtype=np.int64)
 
 
 def _robust(x: torch.Tensor, limit: float) -> torch.Tensor:
@@ -237,7 +343,8 @@ def fit(
     hidden: Sequence[int],
     seed: int,
     whitening: Whitening | None = None,
-    cache: JacobianCache | None = None,
+    cache: Descriptions | None = None,
+    start: Committee | None = None,
     tell: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> Committee:
     """Train a committee.
@@ -256,8 +363,11 @@ def fit(
         Decides initial weights, the members' emphasis on frames, and batches.
     whitening : Whitening | None
         The metric of the features; measured on the data where it is not given.
-    cache : JacobianCache | None
-        Keeps Jacobians for a later call.
+    cache : Descriptions | None
+        Keeps neighbours and descriptors for a later call.
+    start : Committee | None
+        Go on from its weights, with its whitening, and not from the ridge solution; of another metal perhaps, whose
+        element then stands for ours.
     tell : callable (step, loss)
         Called about ten times.
 
@@ -269,51 +379,97 @@ def fit(
     Raises
     ------
     DataError
-        If no frame has labels.
+        If no frame has labels, or ``start`` has another descriptor or number of members.
+    ConvergenceError
+        If the training diverges.
     """
     frames = data.only_labelled()
     if not len(frames):
         raise DataError("Training needs labelled frames, but the data have none.")
-    _afford(frames, descriptor)
-    cache = cache or JacobianCache(descriptor)
-    whitening = whitening or Whitening.fit(descriptor, frames)
-    examples = [cache.example(f) for f in frames]
-    linear, shift = _ridge(examples, whitening, settings)
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    generator = torch.Generator().manual_seed(seed)
-    network = _Network(whitening, hidden, settings.members, generator)
-    network.linear[:] = torch.as_tensor(linear, dtype=torch.float32)[:, None, :]
-    network.to(device)
+    _afford(frames)
+    learn, judge = _parted(frames, settings, seed)
+    known = cache or Descriptions(descriptor)
+    if start is not None:
+        _compatible(start, descriptor, settings, hidden)
+        whitening = start.whitening
+    whitening = whitening or Whitening.fit(descriptor, learn)
+    lesson = _lesson(learn, known, whitening)
+    if start is None:
+        linear, shift = _ridge(learn, known, lesson, whitening, settings)
+        network = _Network(whitening, hidden, settings.members, torch.Generator().manual_seed(seed))
+        network.linear[:] = torch.as_tensor(linear, dtype=torch.float32)[:, None, :]
+    else:
+        network, shift = _Network.unfolded(start)
+        shift = shift + _level(network, lesson, descriptor.shape, shift)
+    steps = 0
     if settings.steps:
-        _optimise(network, examples, shift, settings, seed, device, tell)
+        test = _lesson(judge, known, whitening) if len(judge) else None
+        steps = _Optimiser(network, lesson, test, shift, settings, seed, descriptor.shape, tell).run()
     weights = network.fold(shift)
     if not all(np.isfinite(t).all() for t in weights.tensors().values()):
         raise ConvergenceError("The training diverged: weights are NaN or infinite. Lower train.learning_rate.")
+    species = lesson.geometry.species
     about = {
-        "n_frames": len(frames),
-        "n_stress": sum(e.virial is not None for e in examples),
+        "n_frames": len(learn),
+        "n_stress": int(lesson.has_virial.sum()),
+        "n_energies": int(lesson.has_energies.sum()),
         "sources": sorted({f.labels.source for f in frames if f.labels is not None}),
         "data": _data_digest(frames),
+        "start": start.fingerprint if start is not None else None,
         "seed": seed,
+        "steps": steps,
         "hidden": list(hidden),
         "train": settings.model_dump(mode="json"),
     }
-    return Committee(descriptor, whitening, weights, 1.0, about)
+    wall = fit_wall(descriptor, weights, learn)
+    domain = Domain.fit(lesson.x[:, :COMPONENTS].double().numpy(), species, len(descriptor.elements))
+    return Committee(descriptor, whitening, weights, wall, domain, 1.0, 1.0, about)
 
 
-def _afford(frames: Dataset, descriptor: Descriptor) -> None:
-    """Refuse, before any work, what the machine's memory cannot hold.
+def _parted(frames: Dataset, settings: TrainConfig, seed: int) -> tuple[Dataset, Dataset]:
+    """Keep some trajectories to decide when to stop, where that is asked for and there is more than one."""
+    if not settings.validation or len(frames.trajectories) < 2:
+        return frames, Dataset()
+    return frames.split(settings.validation, rng=np.random.default_rng([seed, 4]))
 
-    Jacobians grow as the square of a frame's atoms, and are held twice for a moment, when the tensors are made.
-    """
-    needed = 2 * sum(4 * f.n_atoms * descriptor.n_features * (3 * f.n_atoms + 6) for f in frames)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > 0.9 * memory:
+
+def _compatible(start: Committee, descriptor: Descriptor, settings: TrainConfig, hidden: Sequence[int]) -> None:
+    same = replace(start.descriptor, elements=descriptor.elements) == descriptor
+    widths = tuple(b.shape[2] for _, b in start.weights.layers[:-1])
+    if not same or len(start.elements) != len(descriptor.elements):
         raise DataError(
-            f"Training on these {len(frames)} frames of up to {max(f.n_atoms for f in frames)} atoms needs about "
-            f"{needed / 2**30:.0f} GiB of memory, and this machine has {memory / 2**30:.0f}. Distil them to fewer "
-            "frames, or lower model.n_angular."
+            f"The model to start from has the descriptor {start.descriptor}, but {descriptor} is asked for. Give the "
+            "same [model] settings and the same number of elements."
+        )
+    if start.members != settings.members or widths != tuple(hidden):
+        raise DataError(
+            f"The model to start from has {start.members} members with layers of {widths}, but {settings.members} with "
+            f"{tuple(hidden)} are asked for. Set train.members and model.hidden alike."
+        )
+
+
+def _level(network: _Network, lesson: _Lesson, shape: kernels.Shape, shift: Array) -> Array:
+    """Return what the elements' energies must rise by to fit new labels on average (another metal, another code)."""
+    Z, B = len(shift), len(lesson)
+    count, off = np.zeros((B, Z)), np.zeros(B)
+    species, atoms = lesson.geometry.species, lesson.geometry.atoms
+    with torch.no_grad():
+        for k in range(B):
+            batch = _Batch.of(lesson, shape, np.array([k]))
+            count[k] = np.bincount(species[atoms[k] : atoms[k + 1]], minlength=Z)
+            off[k] = float(lesson.energy[k] - network.predict(batch)[0].mean(0).double().sum()) - count[k] @ shift
+    return np.asarray(np.linalg.lstsq(count, off, rcond=None)[0])
+
+
+def _afford(frames: Dataset) -> None:
+    """Refuse, before any work, what the machine's memory cannot hold."""
+    atoms = sum(f.n_atoms for f in frames)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if atoms * BYTES_PER_ATOM > 0.9 * memory:
+        raise DataError(
+            f"Training on these {len(frames)} frames with {atoms:,} atoms needs about "
+            f"{atoms * BYTES_PER_ATOM / 2**30:.0f} GiB of memory, and this machine has {memory / 2**30:.0f}. Distil "
+            "them to fewer frames first."
         )
 
 
@@ -324,62 +480,112 @@ def _data_digest(frames: Dataset) -> str:
     return content.hexdigest()[:16]
 
 
-def _optimise(
-    network: _Network,
-    examples: Sequence[_Example],
-    shift: Array,
-    settings: TrainConfig,
-    seed: int,
-    device: torch.device,
-    tell: Callable[[int, float], None],
-) -> None:
-    """Run AdamW with a cosine schedule, and leave the exponential average of the weights in ``network``."""
-    by_size: dict[int, list[_Example]] = {}
-    for e in examples:
-        by_size.setdefault(len(e.G), []).append(e)
-    buckets = [_Bucket(group, device) for _, group in sorted(by_size.items())]
-    rng = np.random.default_rng([seed, 1])
-    # Each member weighs the frames its own way (Bayesian bootstrap, half strength), so that members disagree where
-    # the data do not decide.
-    emphasis = [
-        torch.as_tensor(0.5 + 0.5 * rng.exponential(size=(b.n, settings.members)), dtype=torch.float32, device=device)
-        for b in buckets
-    ]
-    weight_of = {id(b): w for b, w in zip(buckets, emphasis, strict=True)}
-    base = torch.as_tensor(shift, device=device)
-    parameters = network.parameters()
-    for p in parameters:
-        p.requires_grad_(True)
-    average = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=1e-4)
-    for step, (bucket, index) in enumerate(_batches(buckets, settings.batch, settings.steps, rng)):
-        rate = settings.learning_rate * min(1.0, (step + 1) / 100)
-        rate *= 0.5 * (1 + math.cos(math.pi * step / settings.steps)) + 1e-3
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        at = torch.as_tensor(index, device=device)
-        N = bucket.n_atoms
-        species = bucket.species[at]
-        energy, slope = network.predict(bucket.G[at], bucket.K[at], species)
-        target = (bucket.energy[at] - base[species].sum(1)).float()
-        limit = settings.robust
-        of_energy = _robust((energy - target[:, None]) / (N * settings.energy_scale), limit)
-        of_forces = _robust((slope[..., : 3 * N] + bucket.forces[at][:, None]) / settings.force_scale, limit).mean(2)
-        off = (slope[..., 3 * N :] - bucket.virial[at][:, None]) / (N * settings.virial_scale)
-        of_virial = _robust(off, limit).mean(2) * bucket.has_virial[at][:, None]
-        loss = ((of_energy + of_forces + of_virial) * weight_of[id(bucket)][at]).mean(0).sum()
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 20.0 * settings.members)
-        optimiser.step()
-        decay = min(EMA, (1 + step) / (10 + step))
+class _Optimiser:
+    """AdamW with a cosine schedule; leaves the exponential average of the weights in the network."""
+
+    def __init__(
+        self,
+        network: _Network,
+        lesson: _Lesson,
+        test: _Lesson | None,
+        shift: Array,
+        settings: TrainConfig,
+        seed: int,
+        shape: kernels.Shape,
+        tell: Callable[[int, float], None],
+    ) -> None:
+        self.network, self.lesson, self.test = network, lesson, test
+        self.settings, self.shape, self.tell = settings, shape, tell
+        self.rng = np.random.default_rng([seed, 1])
+        self.base = torch.as_tensor(shift)
+        # Each member weighs the frames its own way (Bayesian bootstrap, half strength), so that members disagree where
+        # the data do not decide.
+        drawn = 0.5 + 0.5 * self.rng.exponential(size=(settings.members, len(lesson)))
+        self.emphasis = torch.as_tensor(drawn, dtype=torch.float32)
+        self.parameters = network.parameters()
+        self.average = [p.detach().clone() for p in self.parameters]
+
+    def run(self) -> int:
+        """Train; return the number of steps that were made."""
+        settings = self.settings
+        for p in self.parameters:
+            p.requires_grad_(True)
+        optimiser = torch.optim.AdamW(self.parameters, settings.learning_rate, weight_decay=1e-4)
+        began, made = time.monotonic(), 0
+        best, kept, waited = math.inf, [a.clone() for a in self.average], 0
+        every = max(1, settings.steps // 20)
+        for step, frames in enumerate(_batches(self.lesson.sizes, settings.batch, settings.steps, self.rng)):
+            progress = step / settings.steps
+            if settings.seconds:
+                progress = max(progress, (time.monotonic() - began) / settings.seconds)
+                if progress >= 1.0:
+                    break
+            rate = settings.learning_rate * min(1.0, (step + 1) / 100)
+            rate *= 0.5 * (1 + math.cos(math.pi * progress)) + 1e-3
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            late = progress >= 1.0 - settings.second_stage
+            batch = _Batch.of(self.lesson, self.shape, frames)
+            loss = (self._losses(batch, late) * self.emphasis[:, frames]).mean(1).sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.parameters, 20.0 * settings.members)
+            optimiser.step()
+            made = step + 1
+            decay = min(EMA, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for a, p in zip(self.average, self.parameters, strict=True):
+                    a.mul_(decay).add_(p, alpha=1 - decay)
+            if made % max(1, settings.steps // 10) == 0:
+                self.tell(made, float(loss.detach()) / settings.members)
+            if self.test is not None and made % every == 0:
+                judged = self._judged(self.test)
+                waited = 0 if judged < best else waited + 1
+                if judged < best:
+                    best, kept = judged, [a.clone() for a in self.average]
+                if waited >= settings.patience:
+                    break
+        self._put(kept if self.test is not None else self.average)
+        for p in self.parameters:
+            p.requires_grad_(False)
+        return made
+
+    def _put(self, values: Sequence[torch.Tensor]) -> None:
         with torch.no_grad():
-            for a, p in zip(average, parameters, strict=True):
-                a.mul_(decay).add_(p, alpha=1 - decay)
-        if (step + 1) % max(1, settings.steps // 10) == 0:
-            tell(step + 1, float(loss.detach()) / settings.members)
-    with torch.no_grad():
-        for a, p in zip(average, parameters, strict=True):
-            p.copy_(a)
-    for p in parameters:
-        p.requires_grad_(False)
+            for value, p in zip(values, self.parameters, strict=True):
+                p.copy_(value)
+
+    def _judged(self, test: _Lesson) -> float:
+        """Return the averaged weights' loss on frames that are not learnt from."""
+        now = [p.detach().clone() for p in self.parameters]
+        self._put(self.average)
+        total = 0.0
+        with torch.no_grad():
+            for frames in np.array_split(np.arange(len(test)), max(1, len(test.x) // 2048)):
+                total += float(self._losses(_Batch.of(test, self.shape, frames), late=False).mean(0).sum())
+        self._put(now)
+        return total / len(test)
+
+    def _losses(self, batch: _Batch, late: bool) -> torch.Tensor:
+        """Return each member's loss on each frame, (M, B)."""
+        settings, lesson, limit = self.settings, batch.lesson, self.settings.robust
+        of_atoms, forces, virial = self.network.predict(batch)
+        base = self.base[lesson.species[batch.atoms]]
+
+        def per_frame(x: torch.Tensor) -> torch.Tensor:
+            return x.new_zeros(len(x), len(batch.frames)).index_add(1, batch.frame, x)
+
+        target = lesson.energy[batch.frames] - base.new_zeros(len(batch.frames)).index_add(0, batch.frame, base)
+        off = (per_frame(of_atoms) - target.float()) / (batch.n_atoms * settings.energy_scale)
+        loss = _robust(off, limit)
+        off = (forces - lesson.forces[batch.atoms]) / settings.force_scale
+        of_forces = per_frame(_robust(off, limit).mean(2)) / batch.n_atoms
+        off = (virial - lesson.virial[batch.frames]) / (batch.n_atoms[:, None] * settings.virial_scale)
+        of_virial = _robust(off, limit).mean(2) * lesson.has_virial[batch.frames]
+        boost = settings.second_boost if late else 1.0
+        loss = loss + boost * (of_forces + of_virial)
+        if settings.atomic_scale:
+            off = (of_atoms - (lesson.energies[batch.atoms] - base).float()) / settings.atomic_scale
+            known = lesson.has_energies[batch.frames]
+            loss = loss + per_frame(_robust(off, limit)) / batch.n_atoms * known
+        return loss

@@ -1,376 +1,544 @@
-"""The compiled loops: radial functions, spherical harmonics, power spectrum, Jacobian, forces.
+"""The compiled descriptor: radial functions, spherical harmonics, power spectrum, and their derivatives both ways.
 
-Notation. Edge e runs from atom i to a neighbour (or image) j at D = r_j − r_i + S·H, of length r and direction u.
-Edges are sorted by i; those of atom i are ``first[i]:first[i + 1]``. With z the element of j,
+Notation. Edge e runs from atom i to a neighbour (or image) j at D = r_j − r_i, of length r and direction u. With z the
+element of j,
 
-    A_i[z, n]     = Σ_e R_n(r; r_c)                 R_n(r; r_c) = sin(n π r / r_c) / r · (1 − (r / r_c)²)³
-    C_i[(z, n), lm] = Σ_e R_n(r; r_a) Y_lm(u)
-    P_i[c, c', l] = Σ_m C_i[c, lm] C_i[c', lm] / √(2l + 1)          c ≤ c'
+    A_i[z, n]       = Σ_e R_n(r; r_c)               R_n(r; r_c) = sin(n π r / r_c) / r · (1 − (r / r_c)²)³
+    C_i[lm, (z, n)] = Σ_e R_n(r; r_a) Y_lm(u)
+    P_i[c, c', l]   = Σ_m C_i[lm, c] C_i[lm, c'] / √(2l + 1)          c ≤ c'
 
 and the descriptor of atom i is G_i = (A_i, P_i). Real spherical harmonics follow the recursion of Bigi et al., J. Chem.
-Phys. 159, 064802 (2023), whose derivatives are harmonics of lower order. Every parallel loop writes to its own rows
-only, so results do not depend on the number of threads.
+Phys. 159, 064802 (2023), whose derivatives are harmonics of lower order.
+
+The Jacobian ∂G/∂r is never formed in training or inference. :func:`pull` takes ∂E/∂G back to the edges (reverse mode:
+forces), :func:`push` takes displacements of the edges forward to G (forward mode: the gradient of a loss on forces with
+respect to ∂E/∂G); both cost about as much as the descriptor. One atom is worked on at a time, its edges a vector at a
+time (:mod:`potstill.model.simd`): ``look`` sorts them by element, those within the angular cutoff first, and pads each
+group to whole vectors with edges of length r_c, which contribute nothing.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.model.simd import at_most, fill, load, root, spread, store, total, width
+
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
+I32 = NDArray[np.int32]
+
+GROUP = 6  # radial functions that are worked on at once: as many sums as the processor's registers hold
 
 
-def harmonic_norms(l_max: int) -> F64:
-    """Return the factors that make the recursion's polynomials orthonormal, shape ((l_max + 1)²,)."""
+class Shape(NamedTuple):
+    """Sizes of the expansion.
+
+    Attributes
+    ----------
+    cutoff, angular_cutoff : float
+        Å.
+    n_radial, n_angular, l_max, n_kinds : int
+        Radial functions of both parts, highest angular momentum, elements.
+    norms : ndarray ((l_max + 1)²,)
+        Make the recursion's polynomials orthonormal.
+    scale : ndarray (l_max + 1,)
+        1/√(2l + 1).
+    upper, lower : ndarray (n_features of the power spectrum,)
+        Where each feature (c, c', l) stands in the square table (l, c, c'), and where (c', c, l) does.
+    weight : ndarray
+        1/√(2l + 1), twice that for c = c'.
+    """
+
+    cutoff: float
+    angular_cutoff: float
+    n_radial: int
+    n_angular: int
+    l_max: int
+    n_kinds: int
+    norms: F64
+    scale: F64
+    upper: I64
+    lower: I64
+    weight: F64
+
+
+class Near(NamedTuple):
+    """One atom's edges, functions of them, and scratch; flat arrays with rows of length ``room``.
+
+    Attributes
+    ----------
+    room : int
+        Edges that fit, with padding.
+    d, r, w : ndarray
+        D (three rows), its length and one over it.
+    a, a_slope, b, b_slope : ndarray
+        R_n(r; r_c), R_n(r; r_a) and derivatives, a row each.
+    Y, dY : ndarray
+        Y_lm, and ∂Y_lm/∂D (three blocks of rows).
+    j : ndarray
+        The neighbour; the atom itself for padding.
+    at : ndarray (3 n_kinds + 1,)
+        Begin of each group: angular edges by element, then the others by element.
+    q, t, kind, full : ndarray
+        Scratch of the recursion, of the sorting, and of the power spectrum.
+    """
+
+    room: int
+    d: Any
+    r: Any
+    w: Any
+    a: Any
+    a_slope: Any
+    b: Any
+    b_slope: Any
+    Y: Any
+    dY: Any  # noqa: N815 - the derivative of Y
+    j: I64
+    at: I64
+    q: Any
+    t: F64
+    kind: I64
+    full: Any
+
+
+def shape_of(cutoff: float, angular_cutoff: float, n_radial: int, n_angular: int, l_max: int, n_kinds: int) -> Shape:
+    """Return the sizes with the factors that follow from them."""
     norms = np.empty((l_max + 1) ** 2)
     for l in range(l_max + 1):
         for m in range(-l, l + 1):
             ratio = math.factorial(l - abs(m)) / math.factorial(l + abs(m))
             value = (-1) ** m * math.sqrt((2 * l + 1) / (2 * math.pi) * ratio)
             norms[l * l + l + m] = value / math.sqrt(2) if m == 0 else value
-    return norms
+    scale = 1.0 / np.sqrt(2.0 * np.arange(l_max + 1) + 1.0)
+    n = n_kinds * n_angular
+    row = (n + 7) // 8 * 8
+    found = [(c, d, l) for c in range(n) for d in range(c, n) for l in range(l_max + 1)]
+    upper = np.array([(l * n + c) * row + d for c, d, l in found])
+    lower = np.array([(l * n + d) * row + c for c, d, l in found])
+    weight = np.array([scale[l] * (2.0 if c == d else 1.0) for c, d, l in found])
+    return Shape(
+        float(cutoff), float(angular_cutoff), n_radial, n_angular, l_max, n_kinds, norms, scale, upper, lower, weight
+    )
 
 
-@nb.njit(cache=True, fastmath=True)
-def _radial(r: float, cutoff: float, n: int, value: F64, slope: F64) -> None:
-    """Fill R_n(r) and dR_n/dr for n = 1 … n; zero beyond the cutoff."""
-    if r >= cutoff:
-        value[:] = 0.0
-        slope[:] = 0.0
-        return
-    x = r / cutoff
+@nb.njit
+def channels(s: Shape) -> int:
+    """Return the length of a row of C: radial channels over all elements, padded to whole vectors."""
+    return (s.n_kinds * s.n_angular + 7) // 8 * 8
+
+
+@nb.njit
+def coefficients(s: Shape) -> int:
+    """Return the room that one atom's C takes, flat."""
+    return (s.l_max + 1) ** 2 * channels(s) + 8
+
+
+@nb.njit
+def features(s: Shape) -> int:
+    """Return the length of an atom's descriptor."""
+    n = s.n_kinds * s.n_angular
+    return s.n_kinds * s.n_radial + n * (n + 1) // 2 * (s.l_max + 1)
+
+
+@nb.njit
+def most_edges(first: I64, low: int, high: int) -> int:
+    """Return the largest number of edges of the atoms from ``low`` to before ``high``."""
+    most = 0
+    for i in range(low, high):
+        most = max(most, first[i + 1] - first[i])
+    return most
+
+
+@nb.njit
+def near(edges: int, s: Shape, like: Any) -> Near:
+    """Return room for an atom of so many edges, in the precision of the array ``like``."""
+    lanes = width(like)
+    room = (edges // lanes + 2 * s.n_kinds + 2) * lanes
+    n_lm = (s.l_max + 1) ** 2
+    n_angular = (s.n_angular + GROUP - 1) // GROUP * GROUP
+    kind = like.dtype
+    return Near(
+        room,
+        np.zeros(3 * room, kind),
+        np.zeros(room, kind),
+        np.zeros(room, kind),
+        np.zeros(s.n_radial * room, kind),
+        np.zeros(s.n_radial * room, kind),
+        np.zeros(n_angular * room, kind),
+        np.zeros(n_angular * room, kind),
+        np.zeros(n_lm * room, kind),
+        np.zeros(3 * n_lm * room, kind),
+        np.zeros(room, np.int64),
+        np.zeros(3 * s.n_kinds + 1, np.int64),
+        np.zeros((s.l_max + 1) * (s.l_max + 2) * lanes, kind),
+        np.zeros(3 * edges),
+        np.zeros(edges, np.int64),
+        np.zeros((s.l_max + 1) * s.n_kinds * s.n_angular * channels(s), kind),
+    )
+
+
+@nb.njit(fastmath=True)
+def _radial(value: Any, slope: Any, room: int, e: int, n: int, r: Any, w: Any, cutoff: float) -> None:
+    """Fill R_n(r) and dR_n/dr of a vector of edges for n = 1 … n; zero from the cutoff on.
+
+    With t = r/r_c − 1/2, sin(π r/r_c) = cos πt and cos(π r/r_c) = −sin πt; their series are exact to rounding for
+    |t| ≤ 1/2, and multiples of the angle follow by Chebyshev's recursion.
+    """
+    inverse = 1.0 / cutoff
+    x = at_most(r * inverse, 1.0)
+    u = (x - 0.5) * math.pi
+    z = u * u
+    even = z * (-1.0 / 462.0) + 1.0
+    even = even * z * (-1.0 / 380.0) + 1.0
+    even = even * z * (-1.0 / 306.0) + 1.0
+    even = even * z * (-1.0 / 240.0) + 1.0
+    even = even * z * (-1.0 / 182.0) + 1.0
+    even = even * z * (-1.0 / 132.0) + 1.0
+    even = even * z * (-1.0 / 90.0) + 1.0
+    even = even * z * (-1.0 / 56.0) + 1.0
+    even = even * z * (-1.0 / 30.0) + 1.0
+    even = even * z * (-1.0 / 12.0) + 1.0
+    even = even * z * (-1.0 / 2.0) + 1.0
+    odd = z * (-1.0 / 420.0) + 1.0
+    odd = odd * z * (-1.0 / 342.0) + 1.0
+    odd = odd * z * (-1.0 / 272.0) + 1.0
+    odd = odd * z * (-1.0 / 210.0) + 1.0
+    odd = odd * z * (-1.0 / 156.0) + 1.0
+    odd = odd * z * (-1.0 / 110.0) + 1.0
+    odd = odd * z * (-1.0 / 72.0) + 1.0
+    odd = odd * z * (-1.0 / 42.0) + 1.0
+    odd = odd * z * (-1.0 / 20.0) + 1.0
+    odd = (odd * z * (-1.0 / 6.0) + 1.0) * u
+    twice = odd * -2.0
+    s, c = even, odd * -1.0
+    s_before, c_before = fill(value, 0.0), fill(value, 1.0)
     q = 1.0 - x * x
-    f = q * q * q
-    df = -6.0 * x * q * q / cutoff
-    k = math.pi / cutoff
-    s1, c1 = math.sin(k * r), math.cos(k * r)
-    s, c = s1, c1
-    inverse = 1.0 / r
-    for a in range(n):
-        value[a] = s * inverse * f
-        slope[a] = ((a + 1) * k * c - s * inverse) * inverse * f + s * inverse * df
-        s, c = s * c1 + c * s1, c * c1 - s * s1
+    f = q * q * q * w
+    g = q * q * x * w * (-6.0 * inverse) - f * w
+    for m in range(n):
+        store(slope, m * room + e, c * f * (math.pi * inverse * (m + 1)) + s * g)
+        store(value, m * room + e, s * f)
+        s, s_before = twice * s - s_before, s
+        c, c_before = twice * c - c_before, c
 
 
-@nb.njit(cache=True, fastmath=True)
-def _harmonics(x: float, y: float, z: float, l_max: int, norms: F64, q: F64, Y: F64, dY: F64) -> None:
-    """Fill Y_lm(u) and the gradient of the solid harmonic r^l Y_lm at the unit vector u = (x, y, z).
+@nb.njit(fastmath=True)
+def _harmonics(o: Near, s: Shape, e: int, slopes: bool) -> None:
+    """Fill Y_lm(u) of a vector of edges and, where asked for, ∂Y_lm/∂D.
 
-    ``q`` is scratch of shape (l_max + 1, l_max + 2); ``dY`` has shape (3, (l_max + 1)²).
+    The recursion's q[l, m] stand in scratch rows l (l_max + 2) + m; those above the diagonal stay zero.
     """
-    q[:] = 0.0
-    q[0, 0] = 1.0
-    for l in range(1, l_max + 1):
-        q[l, l] = -(2 * l - 1) * q[l - 1, l - 1]
-        q[l, l - 1] = -z * q[l, l]
+    n_row, n_lm, room, q = s.l_max + 2, (s.l_max + 1) ** 2, o.room, o.q
+    lanes = width(q)
+    w = load(o.w, e)
+    x, y, z = load(o.d, e) * w, load(o.d, room + e) * w, load(o.d, 2 * room + e) * w
+    zero, one = fill(q, 0.0), fill(q, 1.0)
+    store(q, 0, one)
+    for l in range(1, s.l_max + 1):
+        last = load(q, ((l - 1) * n_row + l - 1) * lanes) * -(2 * l - 1)
+        store(q, (l * n_row + l) * lanes, last)
+        store(q, (l * n_row + l - 1) * lanes, z * last * -1.0)
         for m in range(l - 2, -1, -1):
-            q[l, m] = ((2 * l - 1) * z * q[l - 1, m] - (l + m - 1) * q[l - 2, m]) / (l - m)
-    for l in range(l_max + 1):
-        k = l * l + l
-        Y[k] = norms[k] * q[l, 0]
-        if l > 0:
-            dY[0, k] = norms[k] * x * q[l - 1, 1]
-            dY[1, k] = norms[k] * y * q[l - 1, 1]
-            dY[2, k] = norms[k] * l * q[l - 1, 0]
-        else:
-            dY[0, k] = 0.0
-            dY[1, k] = 0.0
-            dY[2, k] = 0.0
-    c0, s0 = 1.0, 0.0  # (x + i y)^(m-1)
-    for m in range(1, l_max + 1):
-        c, s = x * c0 - y * s0, x * s0 + y * c0
-        for l in range(m, l_max + 1):
-            k = l * l + l
-            w = norms[k + m]
-            Q = q[l, m]
-            up = q[l - 1, m + 1]  # zero above the diagonal
-            down = (l + m) * q[l - 1, m]
-            Y[k + m] = w * Q * c
-            dY[0, k + m] = w * (x * up * c + Q * m * c0)
-            dY[1, k + m] = w * (y * up * c - Q * m * s0)
-            dY[2, k + m] = w * down * c
-            Y[k - m] = w * Q * s
-            dY[0, k - m] = w * (x * up * s + Q * m * s0)
-            dY[1, k - m] = w * (y * up * s + Q * m * c0)
-            dY[2, k - m] = w * down * s
-        c0, s0 = c, s
-
-
-@nb.njit(cache=True, parallel=True, fastmath=True)
-def coefficients(
-    first: I64,
-    D: F64,
-    kind: I64,
-    cutoff: float,
-    angular_cutoff: float,
-    n_radial: int,
-    n_angular: int,
-    l_max: int,
-    norms: F64,
-    A: F64,
-    C: F64,
-) -> None:
-    """Fill A (n, n_kinds·n_radial) and C (n, n_kinds·n_angular, (l_max + 1)²).
-
-    ``kind`` is the element index of the neighbour on each edge.
-    """
-    n_lm = (l_max + 1) ** 2
-    for i in nb.prange(first.shape[0] - 1):
-        a = np.empty(n_radial)
-        da = np.empty(n_radial)
-        b = np.empty(n_angular)
-        db = np.empty(n_angular)
-        q = np.empty((l_max + 1, l_max + 2))
-        Y = np.empty(n_lm)
-        dY = np.empty((3, n_lm))
-        A[i, :] = 0.0
-        C[i, :, :] = 0.0
-        for e in range(first[i], first[i + 1]):
-            x, y, z = D[e, 0], D[e, 1], D[e, 2]
-            r = math.sqrt(x * x + y * y + z * z)
-            _radial(r, cutoff, n_radial, a, da)
-            for n in range(n_radial):
-                A[i, kind[e] * n_radial + n] += a[n]
-            if r < angular_cutoff:
-                _radial(r, angular_cutoff, n_angular, b, db)
-                _harmonics(x / r, y / r, z / r, l_max, norms, q, Y, dY)
-                for n in range(n_angular):
-                    for k in range(n_lm):
-                        C[i, kind[e] * n_angular + n, k] += b[n] * Y[k]
-
-
-@nb.njit(cache=True, parallel=True, fastmath=True)
-def power_spectrum(C: F64, l_max: int, G: F64, offset: int) -> None:
-    """Fill the power-spectrum columns of G (n, n_features), from ``offset`` on."""
-    n_channels = C.shape[1]
-    for i in nb.prange(C.shape[0]):
-        p = offset
-        for c in range(n_channels):
-            for d in range(c, n_channels):
-                for l in range(l_max + 1):
-                    total = 0.0
-                    for k in range(l * l, (l + 1) * (l + 1)):
-                        total += C[i, c, k] * C[i, d, k]
-                    G[i, p] = total / math.sqrt(2 * l + 1)
-                    p += 1
-
-
-@nb.njit(cache=True, fastmath=True)
-def _edge_slopes(
-    u: tuple[float, float, float],
-    r: float,
-    l_max: int,
-    a_slope: F64,
-    b: F64,
-    b_slope: F64,
-    Y: F64,
-    dY: F64,
-    angular: bool,
-    wa: F64,
-    wc: F64,
-) -> None:
-    """Fill wa (3, n_radial) and wc (3, n_angular·(l_max + 1)²): derivatives of one edge's terms with respect to D.
-
-    ``dY`` holds the solid harmonics' gradients on entry and those of Y(D/r) on return.
-    """
-    for k in range(3):
-        for m in range(a_slope.shape[0]):
-            wa[k, m] = a_slope[m] * u[k]
-    if not angular:
-        wc[:, :] = 0.0
-        return
-    n_lm = Y.shape[0]
-    for l in range(l_max + 1):  # drop the radial part of the solid harmonic's gradient
-        for p in range(l * l, (l + 1) * (l + 1)):
-            for k in range(3):
-                dY[k, p] = (dY[k, p] - l * Y[p] * u[k]) / r
-    for m in range(b.shape[0]):
+            nearer = z * load(q, ((l - 1) * n_row + m) * lanes) * ((2 * l - 1) / (l - m))
+            store(q, (l * n_row + m) * lanes, nearer - load(q, ((l - 2) * n_row + m) * lanes) * ((l + m - 1) / (l - m)))
+    store(o.Y, e, one * s.norms[0])
+    if slopes:
         for k in range(3):
+            store(o.dY, k * n_lm * room + e, zero)
+    for l in range(1, s.l_max + 1):
+        k, norm = l * l + l, s.norms[l * l + l]
+        value = load(q, l * n_row * lanes) * norm
+        store(o.Y, k * room + e, value)
+        if slopes:  # of the solid harmonic r^l Y, less its radial part
+            radial = value * l
+            across = load(q, ((l - 1) * n_row + 1) * lanes) * norm
+            along = load(q, (l - 1) * n_row * lanes) * (norm * l)
+            store(o.dY, k * room + e, (x * across - radial * x) * w)
+            store(o.dY, (n_lm + k) * room + e, (y * across - radial * y) * w)
+            store(o.dY, (2 * n_lm + k) * room + e, (along - radial * z) * w)
+    c0, s0 = one, zero  # (x + i y)^(m − 1)
+    for m in range(1, s.l_max + 1):
+        c, sn = x * c0 - y * s0, x * s0 + y * c0
+        for l in range(m, s.l_max + 1):
+            plus, minus, norm = l * l + l + m, l * l + l - m, s.norms[l * l + l + m]
+            Q = load(q, (l * n_row + m) * lanes) * norm
+            store(o.Y, plus * room + e, Q * c)
+            store(o.Y, minus * room + e, Q * sn)
+            if slopes:
+                turn = Q * m
+                up = load(q, ((l - 1) * n_row + m + 1) * lanes) * norm
+                down = load(q, ((l - 1) * n_row + m) * lanes) * (norm * (l + m))
+                radial = Q * c * l
+                store(o.dY, plus * room + e, (x * up * c + turn * c0 - radial * x) * w)
+                store(o.dY, (n_lm + plus) * room + e, (y * up * c - turn * s0 - radial * y) * w)
+                store(o.dY, (2 * n_lm + plus) * room + e, (down * c - radial * z) * w)
+                radial = Q * sn * l
+                store(o.dY, minus * room + e, (x * up * sn + turn * s0 - radial * x) * w)
+                store(o.dY, (n_lm + minus) * room + e, (y * up * sn + turn * c0 - radial * y) * w)
+                store(o.dY, (2 * n_lm + minus) * room + e, (down * sn - radial * z) * w)
+        c0, s0 = c, sn
+
+
+@nb.njit(fastmath=True)
+def look(
+    i: int, centre: int, first: I64, second: I32, x: F64, owner: I32, kinds: I32, s: Shape, o: Near, slopes: bool
+) -> None:
+    """Gather the edges of atom ``i``, which stands at ``x[centre]``, and evaluate the functions on them.
+
+    ``second`` says where in ``x``, ``owner`` and ``kinds`` the neighbours stand; those beyond both cutoffs are passed
+    over.
+    """
+    at, Z, room, lanes = o.at, s.n_kinds, o.room, width(o.r)
+    outer, inner = s.cutoff**2, s.angular_cutoff**2
+    xi, yi, zi = x[centre, 0], x[centre, 1], x[centre, 2]
+    low, count = first[i], first[i + 1] - first[i]
+    most = len(o.kind)
+    for k in range(3 * Z + 1):
+        at[k] = 0
+    for e in range(count):
+        j = second[low + e]
+        dx, dy, dz = x[j, 0] - xi, x[j, 1] - yi, x[j, 2] - zi
+        r2 = dx * dx + dy * dy + dz * dz
+        k = kinds[j] + Z * ((r2 >= inner) + ((r2 >= inner) & (r2 >= outer)))
+        o.t[e], o.t[most + e], o.t[2 * most + e] = dx, dy, dz
+        o.kind[e] = k
+        at[k + 1] += 1
+    for k in range(2 * Z):
+        at[k + 1] = at[k] + (at[k + 1] + lanes - 1) // lanes * lanes
+    end = at[2 * Z]
+    far = max(s.cutoff, s.angular_cutoff)
+    for k in range(2 * Z):
+        for e in range(max(at[k], at[k + 1] - lanes), at[k + 1]):
+            o.j[e] = i
+            o.d[e], o.d[room + e], o.d[2 * room + e] = far, 0.0, 0.0
+    for k in range(2 * Z + 1, 3 * Z + 1):
+        at[k] = end
+    for e in range(count):
+        k = o.kind[e]
+        p = at[k]
+        at[k] = p + (k < 2 * Z)  # the others fall on one place behind the end
+        o.d[p], o.d[room + p], o.d[2 * room + p] = o.t[e], o.t[most + e], o.t[2 * most + e]
+        o.j[p] = owner[second[low + e]]
+    for k in range(2 * Z, 0, -1):  # each begin has walked to its group's end
+        at[k] = (at[k - 1] + lanes - 1) // lanes * lanes
+    at[0] = 0
+    for e in range(0, end, lanes):
+        dx, dy, dz = load(o.d, e), load(o.d, room + e), load(o.d, 2 * room + e)
+        r = root(dx * dx + dy * dy + dz * dz)
+        w = 1.0 / r
+        store(o.r, e, r)
+        store(o.w, e, w)
+        _radial(o.a, o.a_slope, room, e, s.n_radial, r, w, s.cutoff)
+        if e < at[Z]:
+            _radial(o.b, o.b_slope, room, e, s.n_angular, r, w, s.angular_cutoff)
+            _harmonics(o, s, e, slopes)
+
+
+@nb.njit(fastmath=True)
+def _put_six(C: Any, k: int, room: int, t0: Any, t1: Any, t2: Any, t3: Any, t4: Any, t5: Any) -> None:
+    """Write the sums of up to six vectors one behind the other, as far as there is room."""
+    C[k] = total(t0)
+    if room > 1:
+        C[k + 1] = total(t1)
+    if room > 2:
+        C[k + 2] = total(t2)
+    if room > 3:
+        C[k + 3] = total(t3)
+    if room > 4:
+        C[k + 4] = total(t4)
+    if room > 5:
+        C[k + 5] = total(t5)
+
+
+@nb.njit(fastmath=True)
+def describe(s: Shape, o: Near, C: Any, c0: int, G: Any, g0: int) -> None:
+    """Fill one atom's C (flat from ``c0``) and its descriptor (flat from ``g0``)."""
+    Z, n_lm, na, room, N = s.n_kinds, (s.l_max + 1) ** 2, s.n_angular, o.room, channels(s)
+    lanes = width(o.a)
+    for z in range(Z):
+        low, high = o.at[z], o.at[z + 1]
+        for n in range(s.n_radial):
+            t = fill(o.a, 0.0)
+            for e in range(low, high, lanes):
+                t = t + load(o.a, n * room + e)
+            for e in range(o.at[Z + z], o.at[Z + z + 1], lanes):
+                t = t + load(o.a, n * room + e)
+            G[g0 + z * s.n_radial + n] = total(t)
+        for n in range(0, na, GROUP):
             for p in range(n_lm):
-                wc[k, m * n_lm + p] = b_slope[m] * u[k] * Y[p] + b[m] * dY[k, p]
+                t0, t1, t2 = fill(o.a, 0.0), fill(o.a, 0.0), fill(o.a, 0.0)
+                t3, t4, t5 = t0, t0, t0
+                for e in range(low, high, lanes):
+                    Y = load(o.Y, p * room + e)
+                    t0 = t0 + load(o.b, n * room + e) * Y
+                    t1 = t1 + load(o.b, (n + 1) * room + e) * Y
+                    t2 = t2 + load(o.b, (n + 2) * room + e) * Y
+                    t3 = t3 + load(o.b, (n + 3) * room + e) * Y
+                    t4 = t4 + load(o.b, (n + 4) * room + e) * Y
+                    t5 = t5 + load(o.b, (n + 5) * room + e) * Y
+                _put_six(C, c0 + p * N + z * na + n, na - n, t0, t1, t2, t3, t4, t5)
+    _spectrum(s, o, C, c0, C, c0, 1.0, G, g0)
 
 
-@nb.njit(cache=True, fastmath=True)
-def _add_edge(w: F64, D: F64, i: int, j: int, n: int, low: int, J: F64) -> None:
-    """Add one edge's derivatives w (3, m) to columns ``low:low + m`` of J: rows of both atoms, and of the strain."""
-    high = low + w.shape[1]
-    for k in range(3):
-        if j != i:  # an atom's own images move with it
-            J[3 * j + k, low:high] += w[k]
-            J[3 * i + k, low:high] -= w[k]
-        J[3 * n + k, low:high] += w[k] * D[k]
-        o1, o2 = (k + 1) % 3, (k + 2) % 3  # strain column 3 + k mixes these two
-        J[3 * n + 3 + k, low:high] += 0.5 * (w[o1] * D[o2] + w[o2] * D[o1])
-
-
-@nb.njit(cache=True, fastmath=True)
-def _power_slopes(T: F64, C: F64, l_max: int, width_a: int, K: F32) -> None:
-    """Fill one atom's K (n_features, n_columns) from T = ∂(A, C)/∂(columns), (width, n_columns), and its C."""
-    n_channels, n_lm = C.shape
-    K[:width_a] = T[:width_a]
-    line = np.empty(T.shape[1])
-    f = width_a
-    for c in range(n_channels):
-        for d in range(c, n_channels):
-            for l in range(l_max + 1):
-                line[:] = 0.0
+@nb.njit(fastmath=True)
+def _spectrum(s: Shape, o: Near, C: Any, c0: int, B: Any, b0: int, factor: float, G: Any, g0: int) -> None:
+    """Fill the power-spectrum part of G from g0 on with factor · Σ_m (C[c] B[d] + B[c] C[d]) / 2 / √(2l + 1)."""
+    n, N, lanes = s.n_kinds * s.n_angular, channels(s), width(o.a)
+    for l in range(s.l_max + 1):
+        for c in range(n):
+            for d in range(0, N, lanes):
+                t = fill(o.a, 0.0)
                 for p in range(l * l, (l + 1) * (l + 1)):
-                    line += T[width_a + c * n_lm + p] * C[d, p] + T[width_a + d * n_lm + p] * C[c, p]
-                K[f] = line / math.sqrt(2 * l + 1)
-                f += 1
+                    t = t + spread(C, c0 + p * N + c) * load(B, b0 + p * N + d)
+                store(o.full, (l * n + c) * N + d, t * (0.5 * factor * s.scale[l]))
+    g0 += s.n_kinds * s.n_radial
+    for f in range(len(s.upper)):
+        G[g0 + f] = o.full[s.upper[f]] + o.full[s.lower[f]]
 
 
-@nb.njit(cache=True, parallel=True, fastmath=True)
-def jacobian(
-    first: I64,
-    second: I64,
-    D: F64,
-    kind: I64,
-    cutoff: float,
-    angular_cutoff: float,
-    n_radial: int,
-    n_angular: int,
-    l_max: int,
-    norms: F64,
-    C: F64,
-    K: F32,
-) -> None:
-    """Fill K (n, n_features, 3n + 6): ∂G_i/∂r_j for every atom of one frame, then ∂G_i/∂ε.
+@nb.njit(fastmath=True)
+def pull_back(s: Shape, o: Near, g: Any, g0: int, C: Any, c0: int, back: Any, b0: int) -> None:
+    """Fill one atom's ∂E/∂C, laid out as C from ``b0``, from its ∂E/∂G."""
+    n, N, lanes = s.n_kinds * s.n_angular, channels(s), width(o.a)
+    g0 += s.n_kinds * s.n_radial
+    for f in range(len(s.upper)):
+        value = g[g0 + f] * s.weight[f]
+        o.full[s.upper[f]] = value
+        o.full[s.lower[f]] = value
+    for l in range(s.l_max + 1):
+        for c in range(0, N, lanes):
+            for p in range(l * l, (l + 1) * (l + 1)):
+                t = fill(o.a, 0.0)
+                for d in range(n):
+                    t = t + load(o.full, (l * n + d) * N + c) * spread(C, c0 + p * N + d)
+                store(back, b0 + p * N + c, t)
 
-    ``second`` is the neighbour's index on each edge. The six strain columns are in ASE's order xx yy zz yz xz xy, for
-    the symmetric strain (off-diagonal: half of ε_ab and half of ε_ba).
+
+@nb.njit(fastmath=True)
+def pull(s: Shape, o: Near, M: int, g: Any, g0: int, step: int, back: Any, F: Any) -> None:
+    """Turn the ∂E/∂G of M members into ∂E_i/∂D on the edges that ``o`` holds.
+
+    Member m's ∂E/∂G stands at ``g0 + m step``, what ``pull_back`` gave at m times the room of C, and its three rows of
+    F at 3 m rows. Members are the inner loop: a vector of edges stays in the nearest cache for all of them.
     """
-    n = first.shape[0] - 1
-    n_lm = (l_max + 1) ** 2
-    n_channels = C.shape[1]
-    width_a = n_channels // n_angular * n_radial
-    for i in nb.prange(n):
-        a = np.empty(n_radial)
-        da = np.empty(n_radial)
-        b = np.empty(n_angular)
-        db = np.empty(n_angular)
-        q = np.empty((l_max + 1, l_max + 2))
-        Y = np.empty(n_lm)
-        dY = np.empty((3, n_lm))
-        wa = np.empty((3, n_radial))
-        wc = np.empty((3, n_angular * n_lm))
-        J = np.zeros((3 * n + 6, width_a + n_channels * n_lm))  # ∂(A_i, C_i)/∂(r, ε), transposed
-        for e in range(first[i], first[i + 1]):
-            x, y, z = D[e, 0], D[e, 1], D[e, 2]
-            r = math.sqrt(x * x + y * y + z * z)
-            u = (x / r, y / r, z / r)
-            _radial(r, cutoff, n_radial, a, da)
-            angular = r < angular_cutoff
-            if angular:
-                _radial(r, angular_cutoff, n_angular, b, db)
-                _harmonics(u[0], u[1], u[2], l_max, norms, q, Y, dY)
-            _edge_slopes(u, r, l_max, da, b, db, Y, dY, angular, wa, wc)
-            _add_edge(wa, D[e], i, second[e], n, kind[e] * n_radial, J)
-            if angular:
-                _add_edge(wc, D[e], i, second[e], n, width_a + kind[e] * n_angular * n_lm, J)
-        _power_slopes(np.ascontiguousarray(J.T), C[i], l_max, width_a, K[i])
-
-
-@nb.njit(cache=True, fastmath=True)
-def _pull_back(g: F64, C: F64, l_max: int, width_a: int, back: F64) -> None:
-    """Add to back (n_channels, (l_max + 1)²) the ∂E/∂C of one atom, from g = ∂E/∂G."""
-    f = width_a
-    for c in range(C.shape[0]):
-        for d in range(c, C.shape[0]):
-            for l in range(l_max + 1):
-                s = g[f] / math.sqrt(2 * l + 1)
-                f += 1
-                for p in range(l * l, (l + 1) * (l + 1)):
-                    back[c, p] += s * C[d, p]
-                    back[d, p] += s * C[c, p]
-
-
-@nb.njit(cache=True, parallel=True, fastmath=True)
-def edge_gradients(
-    first: I64,
-    D: F64,
-    kind: I64,
-    cutoff: float,
-    angular_cutoff: float,
-    n_radial: int,
-    n_angular: int,
-    l_max: int,
-    norms: F64,
-    C: F64,
-    g: F64,
-    out: F64,
-) -> None:
-    """Fill out (n_edges, n_members, 3) with ∂E_i/∂D on each edge, for g (n, n_members, n_features) = ∂E_i/∂G_i."""
-    n_lm = (l_max + 1) ** 2
-    n_channels = C.shape[1]
-    n_members = g.shape[1]
-    width_a = n_channels // n_angular * n_radial
-    for i in nb.prange(first.shape[0] - 1):
-        a = np.empty(n_radial)
-        da = np.empty(n_radial)
-        b = np.empty(n_angular)
-        db = np.empty(n_angular)
-        q = np.empty((l_max + 1, l_max + 2))
-        Y = np.empty(n_lm)
-        dY = np.empty((3, n_lm))
-        back = np.zeros((n_members, n_channels, n_lm))  # ∂E_i/∂C_i
-        for m in range(n_members):
-            _pull_back(g[i, m], C[i], l_max, width_a, back[m])
-        h = np.empty(n_lm)
-        for e in range(first[i], first[i + 1]):
-            x, y, z = D[e, 0], D[e, 1], D[e, 2]
-            r = math.sqrt(x * x + y * y + z * z)
-            u = (x / r, y / r, z / r)
-            _radial(r, cutoff, n_radial, a, da)
-            angular = r < angular_cutoff
-            if angular:
-                _radial(r, angular_cutoff, n_angular, b, db)
-                _harmonics(u[0], u[1], u[2], l_max, norms, q, Y, dY)
-            for m in range(n_members):
-                along = 0.0
-                for n in range(n_radial):
-                    along += g[i, m, kind[e] * n_radial + n] * da[n]
-                tx, ty, tz = 0.0, 0.0, 0.0
-                if angular:
-                    h[:] = 0.0
-                    for n in range(n_angular):
-                        c = kind[e] * n_angular + n
-                        total = 0.0
+    Z, n_lm, room, N, lanes = s.n_kinds, (s.l_max + 1) ** 2, o.room, channels(s), width(o.a)
+    block, size = n_lm * room, coefficients(s)
+    for group in range(2 * Z):
+        z = group % Z
+        for e in range(o.at[group], o.at[group + 1], lanes):
+            w = load(o.w, e)
+            ux, uy, uz = load(o.d, e) * w, load(o.d, room + e) * w, load(o.d, 2 * room + e) * w
+            for m in range(M):
+                along = fill(o.a, 0.0)
+                fx, fy, fz = along, along, along
+                for n in range(s.n_radial):
+                    along = along + load(o.a_slope, n * room + e) * spread(g, g0 + m * step + z * s.n_radial + n)
+                if group < Z:
+                    for n in range(0, s.n_angular, 3):
+                        k = n * room + e
+                        b0, b1, b2 = load(o.b, k), load(o.b, k + room), load(o.b, k + 2 * room)
+                        d0, d1, d2 = load(o.b_slope, k), load(o.b_slope, k + room), load(o.b_slope, k + 2 * room)
+                        c = m * size + z * s.n_angular + n
                         for p in range(n_lm):
-                            h[p] += b[n] * back[m, c, p]
-                            total += back[m, c, p] * Y[p]
-                        along += db[n] * total
-                    for l in range(l_max + 1):
-                        radial = 0.0
-                        for p in range(l * l, (l + 1) * (l + 1)):
-                            tx += h[p] * dY[0, p]
-                            ty += h[p] * dY[1, p]
-                            tz += h[p] * dY[2, p]
-                            radial += h[p] * Y[p]
-                        along -= l * radial / r
-                out[e, m, 0] = along * u[0] + tx / r
-                out[e, m, 1] = along * u[1] + ty / r
-                out[e, m, 2] = along * u[2] + tz / r
+                            k0, k1, k2 = (
+                                spread(back, c + p * N),
+                                spread(back, c + p * N + 1),
+                                spread(back, c + p * N + 2),
+                            )
+                            h = k0 * b0 + k1 * b1 + k2 * b2
+                            at = p * room + e
+                            along = along + (k0 * d0 + k1 * d1 + k2 * d2) * load(o.Y, at)
+                            fx = fx + h * load(o.dY, at)
+                            fy = fy + h * load(o.dY, block + at)
+                            fz = fz + h * load(o.dY, 2 * block + at)
+                at = 3 * m * room + e
+                store(F, at, fx + along * ux)
+                store(F, at + room, fy + along * uy)
+                store(F, at + 2 * room, fz + along * uz)
 
 
-@nb.njit(cache=True)
-def gather(first: I64, second: I64, frame: I64, D: F64, edge: F64, forces: F64, virial: F64) -> None:
-    """Sum edge gradients to forces (n, n_members, 3) and to ∂E/∂ε (n_frames, n_members, 3, 3), both zeroed before.
+@nb.njit(fastmath=True)
+def gather(o: Near, n_kinds: int, F: Any, f0: int, a: int, offset: int, forces: Any, virial: Any) -> None:
+    """Add an atom's edge gradients (three rows of F, from ``f0``) to forces (n, 3) and to ∂E/∂ε (6,), in ASE's order.
 
-    ``frame`` is the frame of each atom; ``second`` counts atoms through all frames.
+    The atom's row is ``a``; its neighbours' are their numbers plus ``offset``.
     """
-    for i in range(first.shape[0] - 1):
-        for e in range(first[i], first[i + 1]):
-            j = second[e]
-            for m in range(edge.shape[1]):
-                for k in range(3):
-                    v = edge[e, m, k]
-                    forces[i, m, k] += v
-                    forces[j, m, k] -= v
-                    for o in range(3):
-                        virial[frame[i], m, k, o] += v * D[e, o]
+    room, end, lanes = o.room, o.at[2 * n_kinds], width(F)
+    tx, ty, tz = fill(F, 0.0), fill(F, 0.0), fill(F, 0.0)
+    xx, yy, zz, yz, xz, xy = tx, tx, tx, tx, tx, tx
+    for e in range(0, end, lanes):
+        fx, fy, fz = load(F, f0 + e), load(F, f0 + room + e), load(F, f0 + 2 * room + e)
+        dx, dy, dz = load(o.d, e), load(o.d, room + e), load(o.d, 2 * room + e)
+        tx, ty, tz = tx + fx, ty + fy, tz + fz
+        xx, yy, zz = xx + fx * dx, yy + fy * dy, zz + fz * dz
+        yz, xz, xy = yz + fy * dz, xz + fx * dz, xy + fx * dy
+    forces[a, 0] += total(tx)
+    forces[a, 1] += total(ty)
+    forces[a, 2] += total(tz)
+    virial[0] += total(xx)
+    virial[1] += total(yy)
+    virial[2] += total(zz)
+    virial[3] += total(yz)
+    virial[4] += total(xz)
+    virial[5] += total(xy)
+    for e in range(end):
+        j = o.j[e] + offset
+        forces[j, 0] -= F[f0 + e]
+        forces[j, 1] -= F[f0 + room + e]
+        forces[j, 2] -= F[f0 + 2 * room + e]
+
+
+@nb.njit(fastmath=True)
+def push(  # noqa: C901 - the loops of one sum
+    s: Shape, o: Near, M: int, move: Any, C: Any, c0: int, B: Any, out: Any, g0: int, step: int
+) -> None:
+    """Fill one atom's dG, for M members, from displacements of its edges; the transpose of :func:`pull`.
+
+    Member m's displacements are three of its four rows in ``move`` (the fourth is filled here), its dG goes to
+    ``g0 + m step``; B is scratch of M times the room of C.
+    """
+    Z, n_lm, na, room, N = s.n_kinds, (s.l_max + 1) ** 2, s.n_angular, o.room, channels(s)
+    lanes, block, size = width(o.a), n_lm * room, coefficients(s)
+    for e in range(0, o.at[2 * Z], lanes):
+        w = load(o.w, e)
+        ux, uy, uz = load(o.d, e) * w, load(o.d, room + e) * w, load(o.d, 2 * room + e) * w
+        for m in range(M):
+            k = 4 * m * room + e
+            along = load(move, k) * ux + load(move, k + room) * uy + load(move, k + 2 * room) * uz
+            store(move, k + 3 * room, along)
+    for z in range(Z):
+        low, high = o.at[z], o.at[z + 1]
+        for n in range(s.n_radial):
+            for m in range(M):
+                q = (4 * m + 3) * room
+                t = fill(o.a, 0.0)
+                for e in range(low, high, lanes):
+                    t = t + load(o.a_slope, n * room + e) * load(move, q + e)
+                for e in range(o.at[Z + z], o.at[Z + z + 1], lanes):
+                    t = t + load(o.a_slope, n * room + e) * load(move, q + e)
+                out[g0 + m * step + z * s.n_radial + n] = total(t)
+        for n in range(0, na, GROUP):
+            for p in range(n_lm):
+                for m in range(M):
+                    t0, t1, t2 = fill(o.a, 0.0), fill(o.a, 0.0), fill(o.a, 0.0)
+                    t3, t4, t5 = t0, t0, t0
+                    for e in range(low, high, lanes):
+                        at, q, k = p * room + e, 4 * m * room + e, n * room + e
+                        turn = load(o.dY, at) * load(move, q) + load(o.dY, block + at) * load(move, q + room)
+                        turn = turn + load(o.dY, 2 * block + at) * load(move, q + 2 * room)
+                        stretch = load(o.Y, at) * load(move, q + 3 * room)
+                        t0 = t0 + load(o.b, k) * turn + load(o.b_slope, k) * stretch
+                        t1 = t1 + load(o.b, k + room) * turn + load(o.b_slope, k + room) * stretch
+                        t2 = t2 + load(o.b, k + 2 * room) * turn + load(o.b_slope, k + 2 * room) * stretch
+                        t3 = t3 + load(o.b, k + 3 * room) * turn + load(o.b_slope, k + 3 * room) * stretch
+                        t4 = t4 + load(o.b, k + 4 * room) * turn + load(o.b_slope, k + 4 * room) * stretch
+                        t5 = t5 + load(o.b, k + 5 * room) * turn + load(o.b_slope, k + 5 * room) * stretch
+                    _put_six(B, m * size + p * N + z * na + n, na - n, t0, t1, t2, t3, t4, t5)
+    for m in range(M):
+        _spectrum(s, o, C, c0, B, m * size, 2.0, out, g0 + m * step)
