@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from potstill.config import TrainConfig
 from potstill.data import Array, Dataset, Frame, voigt
 from potstill.errors import ConvergenceError, DataError
-from potstill.model import gradients, kernels
+from potstill.model import gradients, kernels, on_gpu
 from potstill.model.committee import Committee, Weights
 from potstill.model.descriptor import Descriptor, Whitening
 from potstill.model.domain import COMPONENTS, Domain
@@ -68,6 +68,7 @@ class _Lesson:
     has_virial: torch.Tensor
     energies: torch.Tensor
     has_energies: torch.Tensor
+    edges: on_gpu.Edges | None
 
     def __len__(self) -> int:
         return len(self.energy)
@@ -78,7 +79,7 @@ class _Lesson:
         return np.diff(self.geometry.atoms)
 
 
-def _lesson(frames: Dataset, known: Descriptions, whitening: Whitening) -> _Lesson:
+def _lesson(frames: Dataset, known: Descriptions, whitening: Whitening, device: torch.device) -> _Lesson:
     parts, x = [], []
     for frame in frames:
         geometry, G = known.of(frame)
@@ -94,18 +95,19 @@ def _lesson(frames: Dataset, known: Descriptions, whitening: Whitening) -> _Less
     geometry = join(parts)
 
     def real(values: Any) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(values, dtype=np.float32))
+        return torch.as_tensor(np.asarray(values, dtype=np.float32)).to(device)
 
     return _Lesson(
         geometry,
-        torch.as_tensor(np.concatenate(x)),
-        torch.as_tensor(geometry.species.astype(np.int64)),
-        torch.as_tensor(np.array([l.energy for l in labels])),
+        real(np.concatenate(x)),
+        torch.as_tensor(geometry.species.astype(np.int64)).to(device),
+        torch.as_tensor(np.array([l.energy for l in labels])).to(device),
         real(np.concatenate([l.forces for l in labels])),
         real(np.stack(virials)),
         real([v is not None for v in volumes]),
-        torch.as_tensor(np.concatenate(of_atoms)),
+        torch.as_tensor(np.concatenate(of_atoms)).to(device),
         real([l.energies is not None for l in labels]),
+        None if device.type == "cpu" else on_gpu.Edges.of(geometry, device),
     )
 
 
@@ -132,10 +134,20 @@ class _Batch:
             shape,
             frames,
             at,
-            torch.as_tensor(atoms),
-            torch.as_tensor(owner),
-            torch.as_tensor(size.astype(np.float32)),
+            torch.as_tensor(atoms).to(lesson.x.device),
+            torch.as_tensor(owner).to(lesson.x.device),
+            torch.as_tensor(size.astype(np.float32)).to(lesson.x.device),
         )
+
+    def edges(self) -> on_gpu.Edges:
+        """Return the batch's edges, its atoms numbered from 0; for accelerators."""
+        lesson, device = self.lesson, self.lesson.x.device
+        of_all = lesson.edges or on_gpu.Edges.of(lesson.geometry, device)
+        first, atoms = lesson.geometry.first, lesson.geometry.atoms
+        taken = np.concatenate([np.arange(first[atoms[f]], first[atoms[f + 1]]) for f in self.frames])
+        place = torch.zeros(len(lesson.x), dtype=torch.int64, device=device)
+        place[self.atoms] = torch.arange(len(self.atoms), device=device)
+        return of_all.take(torch.as_tensor(taken).to(device), place)
 
 
 class _Pull(torch.autograd.Function):
@@ -204,6 +216,10 @@ class _Network:
     def parameters(self) -> list[torch.Tensor]:
         return [self.linear, *self.W, *self.b]
 
+    def to(self, device: torch.device) -> None:
+        self.matrix, self.linear = self.matrix.to(device), self.linear.to(device)
+        self.W, self.b = [w.to(device) for w in self.W], [b.to(device) for b in self.b]
+
     def _of_element(self, x: torch.Tensor, z: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return E (M, n) and ∂E/∂G (M, n, F), of raw descriptors, for atoms of element ``z`` with whitened ones x."""
         x = x.unsqueeze(0).expand(self.linear.shape[1], -1, -1)
@@ -234,11 +250,15 @@ class _Network:
                 if len(mine):
                     e, d = self._of_element(x[mine], z)
                     energy, g = energy.index_copy(1, mine, e), g.index_copy(1, mine, d)
-        forces, virial = _Pull.apply(g, batch)  # type: ignore[no-untyped-call]
+        if x.device.type == "cpu":
+            forces, virial = _Pull.apply(g, batch)  # type: ignore[no-untyped-call]
+        else:
+            forces, virial = on_gpu.pull(g, batch.edges(), batch.frame, len(batch.frames), batch.shape)
         return energy, forces, virial
 
     def fold(self, shift: Array) -> Weights:
         """Give the weights for raw descriptors: whitening goes into the first layer and the linear term."""
+        self.to(torch.device("cpu"))
         mean, matrix = (torch.as_tensor(a) for a in (self.whitening.mean, self.whitening.matrix))
         linear = torch.einsum("zfg,zmg->zmf", matrix, self.linear.double())
         first = torch.einsum("zfg,zmgo->zmfo", matrix, self.W[0].double())
@@ -282,7 +302,7 @@ def _equations(
     N = int(high - low)
     slopes = descriptor.design(geometry)
     row, slope = np.zeros(Z * F + Z), np.zeros((Z * F + Z, 3 * N + 6))
-    x = lesson.x[low:high].double().numpy()
+    x = lesson.x[low:high].double().cpu().numpy()
     for z in range(Z):
         mine = geometry.species == z
         row[z * F : (z + 1) * F] = x[mine].sum(0)
@@ -292,7 +312,8 @@ def _equations(
     of_forces = 1.0 / (settings.force_scale * math.sqrt(3 * N))
     of_virial = float(lesson.has_virial[k]) / (N * settings.virial_scale * math.sqrt(6))
     A = np.concatenate([row[:, None] * of_energy, slope[:, : 3 * N] * of_forces, slope[:, 3 * N :] * of_virial], axis=1)
-    forces, virial = lesson.forces[low:high].double().numpy().ravel(), lesson.virial[k].double().numpy()
+    forces = lesson.forces[low:high].double().cpu().numpy().ravel()
+    virial = lesson.virial[k].double().cpu().numpy()
     y = np.concatenate([[float(lesson.energy[k]) * of_energy], -forces * of_forces, virial * of_virial])
     return A, y
 
@@ -393,17 +414,20 @@ def fit(
         _compatible(start, descriptor, settings, hidden)
         whitening = start.whitening
     whitening = whitening or Whitening.fit(descriptor, learn)
-    lesson = _lesson(learn, known, whitening)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    lesson = _lesson(learn, known, whitening, device)
     if start is None:
         linear, shift = _ridge(learn, known, lesson, whitening, settings)
         network = _Network(whitening, hidden, settings.members, torch.Generator().manual_seed(seed))
         network.linear[:] = torch.as_tensor(linear, dtype=torch.float32)[:, None, :]
+        network.to(device)
     else:
         network, shift = _Network.unfolded(start)
+        network.to(device)
         shift = shift + _level(network, lesson, descriptor.shape, shift)
     steps = 0
     if settings.steps:
-        test = _lesson(judge, known, whitening) if len(judge) else None
+        test = _lesson(judge, known, whitening, device) if len(judge) else None
         steps = _Optimiser(network, lesson, test, shift, settings, seed, descriptor.shape, tell).run()
     weights = network.fold(shift)
     if not all(np.isfinite(t).all() for t in weights.tensors().values()):
@@ -422,7 +446,7 @@ def fit(
         "train": settings.model_dump(mode="json"),
     }
     wall = fit_wall(descriptor, weights, learn)
-    domain = Domain.fit(lesson.x[:, :COMPONENTS].double().numpy(), species, len(descriptor.elements))
+    domain = Domain.fit(lesson.x[:, :COMPONENTS].double().cpu().numpy(), species, len(descriptor.elements))
     return Committee(descriptor, whitening, weights, wall, domain, 1.0, 1.0, about)
 
 
@@ -497,11 +521,11 @@ class _Optimiser:
         self.network, self.lesson, self.test = network, lesson, test
         self.settings, self.shape, self.tell = settings, shape, tell
         self.rng = np.random.default_rng([seed, 1])
-        self.base = torch.as_tensor(shift)
+        self.base = torch.as_tensor(shift).to(lesson.x.device)
         # Each member weighs the frames its own way (Bayesian bootstrap, half strength), so that members disagree where
         # the data do not decide.
         drawn = 0.5 + 0.5 * self.rng.exponential(size=(settings.members, len(lesson)))
-        self.emphasis = torch.as_tensor(drawn, dtype=torch.float32)
+        self.emphasis = torch.as_tensor(drawn, dtype=torch.float32, device=lesson.x.device)
         self.parameters = network.parameters()
         self.average = [p.detach().clone() for p in self.parameters]
 
