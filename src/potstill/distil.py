@@ -189,7 +189,8 @@ def _content(data: Dataset) -> str:
         content.update(f.key.encode())
         if f.labels is not None:
             content.update(np.float64(f.labels.energy).tobytes() + np.asarray(f.labels.forces, "<f8").tobytes())
-            content.update(b"-" if f.labels.stress is None else np.asarray(f.labels.stress, "<f8").tobytes())
+            for optional in (f.labels.stress, f.labels.energies):
+                content.update(b"-" if optional is None else np.asarray(optional, "<f8").tobytes())
     return content.hexdigest()[:16]
 
 
