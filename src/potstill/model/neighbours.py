@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import numba as nb
@@ -27,6 +26,7 @@ I32 = NDArray[np.int32]
 CLOSEST = 0.01  # Å
 MOST_EDGES = 100_000  # of one atom: some 60 Å³ of a metal's images in one spot, or a cell that has collapsed
 MOST_IMAGES = 20_000_000
+LEAST_VOLUME = 1e-6  # Å³; Å² and Å where fewer directions are periodic
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ def find(
     if not (np.isfinite(positions).all() and np.isfinite(cell).all()):
         raise DataError("A structure has positions or cell vectors that are NaN or infinite.")
     full = complete(cell, periodic)
+    if not abs(np.linalg.det(full)) > LEAST_VOLUME:
+        raise DataError("A structure has a cell without volume: a vector is missing, or they lie in one plane.")
     inverse = np.linalg.inv(full)
     frac = positions @ inverse
     wrap = np.where(periodic, -np.floor(frac), 0.0)
@@ -198,10 +200,10 @@ def outdated(
     """
     strain = np.linalg.solve(built[1], cell)
     norm = float(np.linalg.norm(strain - np.eye(3)))
-    if norm > 0.3 or len(positions) != len(geometry.centre):
+    if not norm <= 0.3 or len(positions) != len(geometry.centre):  # NaN is refused by a new search
         return True
     farthest = math.sqrt(float(np.max(np.sum((positions @ np.linalg.inv(strain) - built[0]) ** 2, axis=1))))
-    return 2.0 * farthest + reach / (1.0 - norm) > reach + skin
+    return not 2.0 * farthest + reach / (1.0 - norm) <= reach + skin
 
 
 @nb.njit(cache=True)
@@ -352,14 +354,3 @@ def _fill(x: F64, n: int, reach: float, cubes: Cubes, first: I64, second: I32) -
                     if dx * dx + dy * dy + dz * dz < reach2 and cubes.order[p] != i:
                         second[at] = cubes.order[p]
                         at += 1
-
-
-def chunks_of(lengths: Sequence[int], most: int) -> list[slice]:
-    """Cut a row of things of these lengths into runs of at most about ``most`` together, one thing at least."""
-    cuts, held = [0], 0
-    for k, length in enumerate(lengths):
-        if held and held + length > most:
-            cuts.append(k)
-            held = 0
-        held += length
-    return [slice(a, b) for a, b in pairwise([*cuts, len(lengths)])] if len(lengths) else []
