@@ -28,6 +28,7 @@ from potstill.model import gradients, kernels, on_gpu
 from potstill.model.committee import Committee, Weights
 from potstill.model.descriptor import Descriptor, Whitening
 from potstill.model.domain import COMPONENTS, Domain
+from potstill.model.muon import Muon
 from potstill.model.neighbours import Geometry, join
 from potstill.model.wall import fit_wall
 
@@ -505,7 +506,7 @@ def _data_digest(frames: Dataset) -> str:
 
 
 class _Optimiser:
-    """AdamW with a cosine schedule; leaves the exponential average of the weights in the network."""
+    """Muon with a cosine schedule; leaves the exponential average of the weights in the network."""
 
     def __init__(
         self,
@@ -534,7 +535,7 @@ class _Optimiser:
         settings = self.settings
         for p in self.parameters:
             p.requires_grad_(True)
-        optimiser = torch.optim.AdamW(self.parameters, settings.learning_rate, weight_decay=1e-4)
+        optimiser = Muon(self.parameters)
         began, made = time.monotonic(), 0
         best, kept, waited = math.inf, [a.clone() for a in self.average], 0
         every = max(1, settings.steps // 20)
@@ -546,15 +547,13 @@ class _Optimiser:
                     break
             rate = settings.learning_rate * min(1.0, (step + 1) / 100)
             rate *= 0.5 * (1 + math.cos(math.pi * progress)) + 1e-3
-            for group in optimiser.param_groups:
-                group["lr"] = rate
             late = progress >= 1.0 - settings.second_stage
             batch = _Batch.of(self.lesson, self.shape, frames)
             loss = (self._losses(batch, late) * self.emphasis[:, frames]).mean(1).sum()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self.parameters, 20.0 * settings.members)
-            optimiser.step()
+            optimiser.step(rate)
             made = step + 1
             decay = min(EMA, (1 + step) / (10 + step))
             with torch.no_grad():

@@ -27,6 +27,7 @@ from potstill.model.kernels import (
     pull,
     pull_back,
     push,
+    radial_rows,
 )
 from potstill.model.simd import fill, load, spread, store, total, width
 
@@ -159,7 +160,7 @@ def design(  # noqa: C901 - the loops of one sum
     n, F, n_lm, N = len(centre), features(s), (s.l_max + 1) ** 2, channels(s)
     o = near(most_edges(first, 0, n), s, x)
     C, G, lanes, room = np.zeros(coefficients(s)), np.zeros(F), width(x), o.room
-    block, Z, na = n_lm * room, s.n_kinds, s.n_angular
+    block, held, Z, na = n_lm * lanes, radial_rows(s), s.n_kinds, s.n_angular
     T, dC = np.zeros(3 * F * lanes), np.zeros(3 * n_lm * lanes)
     n_channels = Z * na
     pair = np.zeros((n_channels, n_channels), np.int64)  # where the features of two channels begin
@@ -179,20 +180,20 @@ def design(  # noqa: C901 - the loops of one sum
                 w = load(o.w, e)
                 ux, uy, uz = load(o.d, e) * w, load(o.d, room + e) * w, load(o.d, 2 * room + e) * w
                 for m in range(s.n_radial):
-                    slope = load(o.a_slope, m * room + e)
+                    slope = load(o.a_slope, e * s.n_radial + m * lanes)
                     at = 3 * (z * s.n_radial + m) * lanes
                     store(T, at, slope * ux)
                     store(T, at + lanes, slope * uy)
                     store(T, at + 2 * lanes, slope * uz)
                 if group < Z:
                     for m in range(na):
-                        b, slope = load(o.b, m * room + e), load(o.b_slope, m * room + e)
+                        b, slope = load(o.b, e * held + m * lanes), load(o.b_slope, e * held + m * lanes)
                         for p in range(n_lm):
-                            y = slope * load(o.Y, p * room + e)
-                            at = p * room + e
+                            y = slope * load(o.Y, e * n_lm + p * lanes)
+                            at = 3 * e * n_lm + p * lanes
                             store(dC, 3 * p * lanes, b * load(o.dY, at) + y * ux)
-                            store(dC, (3 * p + 1) * lanes, b * load(o.dY, block + at) + y * uy)
-                            store(dC, (3 * p + 2) * lanes, b * load(o.dY, 2 * block + at) + y * uz)
+                            store(dC, (3 * p + 1) * lanes, b * load(o.dY, at + block) + y * uy)
+                            store(dC, (3 * p + 2) * lanes, b * load(o.dY, at + 2 * block) + y * uz)
                         for d in range(n_channels):
                             for l in range(s.l_max + 1):
                                 at = 3 * (pair[z * na + m, d] + l) * lanes

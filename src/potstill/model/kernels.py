@@ -134,6 +134,12 @@ def channels(s: Shape) -> int:
 
 
 @nb.njit
+def radial_rows(s: Shape) -> int:
+    """Return how many rows of R_n(r; r_a) are kept: whole groups."""
+    return (s.n_angular + GROUP - 1) // GROUP * GROUP
+
+
+@nb.njit
 def coefficients(s: Shape) -> int:
     """Return the room that one atom's C takes, flat."""
     return (s.l_max + 1) ** 2 * channels(s) + 8
@@ -161,7 +167,7 @@ def near(edges: int, s: Shape, like: Any) -> Near:
     lanes = width(like)
     room = (edges // lanes + 2 * s.n_kinds + 2) * lanes
     n_lm = (s.l_max + 1) ** 2
-    n_angular = (s.n_angular + GROUP - 1) // GROUP * GROUP
+    n_angular = radial_rows(s)
     kind = like.dtype
     return Near(
         room,
@@ -184,7 +190,7 @@ def near(edges: int, s: Shape, like: Any) -> Near:
 
 
 @nb.njit(fastmath=True)
-def _radial(value: Any, slope: Any, room: int, e: int, n: int, r: Any, w: Any, cutoff: float) -> None:
+def _radial(value: Any, slope: Any, at: int, n: int, r: Any, w: Any, cutoff: float) -> None:
     """Fill R_n(r) and dR_n/dr of a vector of edges for n = 1 … n; zero from the cutoff on.
 
     With t = r/r_c − 1/2, sin(π r/r_c) = cos πt and cos(π r/r_c) = −sin πt; their series are exact to rounding for
@@ -221,9 +227,10 @@ def _radial(value: Any, slope: Any, room: int, e: int, n: int, r: Any, w: Any, c
     q = 1.0 - x * x
     f = q * q * q * w
     g = q * q * x * w * (-6.0 * inverse) - f * w
+    lanes = width(value)
     for m in range(n):
-        store(slope, m * room + e, c * f * (math.pi * inverse * (m + 1)) + s * g)
-        store(value, m * room + e, s * f)
+        store(slope, at + m * lanes, c * f * (math.pi * inverse * (m + 1)) + s * g)
+        store(value, at + m * lanes, s * f)
         s, s_before = twice * s - s_before, s
         c, c_before = twice * c - c_before, c
 
@@ -236,6 +243,7 @@ def _harmonics(o: Near, s: Shape, e: int, slopes: bool) -> None:
     """
     n_row, n_lm, room, q = s.l_max + 2, (s.l_max + 1) ** 2, o.room, o.q
     lanes = width(q)
+    y0 = e * n_lm
     w = load(o.w, e)
     x, y, z = load(o.d, e) * w, load(o.d, room + e) * w, load(o.d, 2 * room + e) * w
     zero, one = fill(q, 0.0), fill(q, 1.0)
@@ -247,41 +255,41 @@ def _harmonics(o: Near, s: Shape, e: int, slopes: bool) -> None:
         for m in range(l - 2, -1, -1):
             nearer = z * load(q, ((l - 1) * n_row + m) * lanes) * ((2 * l - 1) / (l - m))
             store(q, (l * n_row + m) * lanes, nearer - load(q, ((l - 2) * n_row + m) * lanes) * ((l + m - 1) / (l - m)))
-    store(o.Y, e, one * s.norms[0])
+    store(o.Y, y0, one * s.norms[0])
     if slopes:
         for k in range(3):
-            store(o.dY, k * n_lm * room + e, zero)
+            store(o.dY, 3 * y0 + k * n_lm * lanes, zero)
     for l in range(1, s.l_max + 1):
         k, norm = l * l + l, s.norms[l * l + l]
         value = load(q, l * n_row * lanes) * norm
-        store(o.Y, k * room + e, value)
+        store(o.Y, y0 + k * lanes, value)
         if slopes:  # of the solid harmonic r^l Y, less its radial part
             radial = value * l
             across = load(q, ((l - 1) * n_row + 1) * lanes) * norm
             along = load(q, (l - 1) * n_row * lanes) * (norm * l)
-            store(o.dY, k * room + e, (x * across - radial * x) * w)
-            store(o.dY, (n_lm + k) * room + e, (y * across - radial * y) * w)
-            store(o.dY, (2 * n_lm + k) * room + e, (along - radial * z) * w)
+            store(o.dY, 3 * y0 + k * lanes, (x * across - radial * x) * w)
+            store(o.dY, 3 * y0 + (n_lm + k) * lanes, (y * across - radial * y) * w)
+            store(o.dY, 3 * y0 + (2 * n_lm + k) * lanes, (along - radial * z) * w)
     c0, s0 = one, zero  # (x + i y)^(m − 1)
     for m in range(1, s.l_max + 1):
         c, sn = x * c0 - y * s0, x * s0 + y * c0
         for l in range(m, s.l_max + 1):
             plus, minus, norm = l * l + l + m, l * l + l - m, s.norms[l * l + l + m]
             Q = load(q, (l * n_row + m) * lanes) * norm
-            store(o.Y, plus * room + e, Q * c)
-            store(o.Y, minus * room + e, Q * sn)
+            store(o.Y, y0 + plus * lanes, Q * c)
+            store(o.Y, y0 + minus * lanes, Q * sn)
             if slopes:
                 turn = Q * m
                 up = load(q, ((l - 1) * n_row + m + 1) * lanes) * norm
                 down = load(q, ((l - 1) * n_row + m) * lanes) * (norm * (l + m))
                 radial = Q * c * l
-                store(o.dY, plus * room + e, (x * up * c + turn * c0 - radial * x) * w)
-                store(o.dY, (n_lm + plus) * room + e, (y * up * c - turn * s0 - radial * y) * w)
-                store(o.dY, (2 * n_lm + plus) * room + e, (down * c - radial * z) * w)
+                store(o.dY, 3 * y0 + plus * lanes, (x * up * c + turn * c0 - radial * x) * w)
+                store(o.dY, 3 * y0 + (n_lm + plus) * lanes, (y * up * c - turn * s0 - radial * y) * w)
+                store(o.dY, 3 * y0 + (2 * n_lm + plus) * lanes, (down * c - radial * z) * w)
                 radial = Q * sn * l
-                store(o.dY, minus * room + e, (x * up * sn + turn * s0 - radial * x) * w)
-                store(o.dY, (n_lm + minus) * room + e, (y * up * sn + turn * c0 - radial * y) * w)
-                store(o.dY, (2 * n_lm + minus) * room + e, (down * sn - radial * z) * w)
+                store(o.dY, 3 * y0 + minus * lanes, (x * up * sn + turn * s0 - radial * x) * w)
+                store(o.dY, 3 * y0 + (n_lm + minus) * lanes, (y * up * sn + turn * c0 - radial * y) * w)
+                store(o.dY, 3 * y0 + (2 * n_lm + minus) * lanes, (down * sn - radial * z) * w)
         c0, s0 = c, sn
 
 
@@ -294,7 +302,7 @@ def look(
     ``second`` says where in ``x``, ``owner`` and ``kinds`` the neighbours stand; those beyond both cutoffs are passed
     over.
     """
-    at, Z, room, lanes = o.at, s.n_kinds, o.room, width(o.r)
+    at, Z, room, lanes, rows = o.at, s.n_kinds, o.room, width(o.r), radial_rows(s)
     outer, inner = s.cutoff**2, s.angular_cutoff**2
     xi, yi, zi = x[centre, 0], x[centre, 1], x[centre, 2]
     low, count = first[i], first[i + 1] - first[i]
@@ -334,9 +342,9 @@ def look(
         w = 1.0 / r
         store(o.r, e, r)
         store(o.w, e, w)
-        _radial(o.a, o.a_slope, room, e, s.n_radial, r, w, s.cutoff)
+        _radial(o.a, o.a_slope, e * s.n_radial, s.n_radial, r, w, s.cutoff)
         if e < at[Z]:
-            _radial(o.b, o.b_slope, room, e, s.n_angular, r, w, s.angular_cutoff)
+            _radial(o.b, o.b_slope, e * rows, s.n_angular, r, w, s.angular_cutoff)
             _harmonics(o, s, e, slopes)
 
 
@@ -359,29 +367,30 @@ def _put_six(C: Any, k: int, room: int, t0: Any, t1: Any, t2: Any, t3: Any, t4: 
 @nb.njit(fastmath=True)
 def describe(s: Shape, o: Near, C: Any, c0: int, G: Any, g0: int) -> None:
     """Fill one atom's C (flat from ``c0``) and its descriptor (flat from ``g0``)."""
-    Z, n_lm, na, room, N = s.n_kinds, (s.l_max + 1) ** 2, s.n_angular, o.room, channels(s)
-    lanes = width(o.a)
+    Z, n_lm, na, N = s.n_kinds, (s.l_max + 1) ** 2, s.n_angular, channels(s)
+    lanes, rows = width(o.a), radial_rows(s)
     for z in range(Z):
         low, high = o.at[z], o.at[z + 1]
         for n in range(s.n_radial):
             t = fill(o.a, 0.0)
             for e in range(low, high, lanes):
-                t = t + load(o.a, n * room + e)
+                t = t + load(o.a, e * s.n_radial + n * lanes)
             for e in range(o.at[Z + z], o.at[Z + z + 1], lanes):
-                t = t + load(o.a, n * room + e)
+                t = t + load(o.a, e * s.n_radial + n * lanes)
             G[g0 + z * s.n_radial + n] = total(t)
         for n in range(0, na, GROUP):
             for p in range(n_lm):
                 t0, t1, t2 = fill(o.a, 0.0), fill(o.a, 0.0), fill(o.a, 0.0)
                 t3, t4, t5 = t0, t0, t0
                 for e in range(low, high, lanes):
-                    Y = load(o.Y, p * room + e)
-                    t0 = t0 + load(o.b, n * room + e) * Y
-                    t1 = t1 + load(o.b, (n + 1) * room + e) * Y
-                    t2 = t2 + load(o.b, (n + 2) * room + e) * Y
-                    t3 = t3 + load(o.b, (n + 3) * room + e) * Y
-                    t4 = t4 + load(o.b, (n + 4) * room + e) * Y
-                    t5 = t5 + load(o.b, (n + 5) * room + e) * Y
+                    Y = load(o.Y, e * n_lm + p * lanes)
+                    k = e * rows + n * lanes
+                    t0 = t0 + load(o.b, k) * Y
+                    t1 = t1 + load(o.b, k + lanes) * Y
+                    t2 = t2 + load(o.b, k + 2 * lanes) * Y
+                    t3 = t3 + load(o.b, k + 3 * lanes) * Y
+                    t4 = t4 + load(o.b, k + 4 * lanes) * Y
+                    t5 = t5 + load(o.b, k + 5 * lanes) * Y
                 _put_six(C, c0 + p * N + z * na + n, na - n, t0, t1, t2, t3, t4, t5)
     _spectrum(s, o, C, c0, C, c0, 1.0, G, g0)
 
@@ -428,7 +437,7 @@ def pull(s: Shape, o: Near, M: int, g: Any, g0: int, step: int, back: Any, F: An
     F at 3 m rows. Members are the inner loop: a vector of edges stays in the nearest cache for all of them.
     """
     Z, n_lm, room, N, lanes = s.n_kinds, (s.l_max + 1) ** 2, o.room, channels(s), width(o.a)
-    block, size = n_lm * room, coefficients(s)
+    block, size, rows = n_lm * lanes, coefficients(s), radial_rows(s)
     for group in range(2 * Z):
         z = group % Z
         for e in range(o.at[group], o.at[group + 1], lanes):
@@ -438,12 +447,14 @@ def pull(s: Shape, o: Near, M: int, g: Any, g0: int, step: int, back: Any, F: An
                 along = fill(o.a, 0.0)
                 fx, fy, fz = along, along, along
                 for n in range(s.n_radial):
-                    along = along + load(o.a_slope, n * room + e) * spread(g, g0 + m * step + z * s.n_radial + n)
+                    along = along + load(o.a_slope, e * s.n_radial + n * lanes) * spread(
+                        g, g0 + m * step + z * s.n_radial + n
+                    )
                 if group < Z:
                     for n in range(0, s.n_angular, 3):
-                        k = n * room + e
-                        b0, b1, b2 = load(o.b, k), load(o.b, k + room), load(o.b, k + 2 * room)
-                        d0, d1, d2 = load(o.b_slope, k), load(o.b_slope, k + room), load(o.b_slope, k + 2 * room)
+                        k = e * rows + n * lanes
+                        b0, b1, b2 = load(o.b, k), load(o.b, k + lanes), load(o.b, k + 2 * lanes)
+                        d0, d1, d2 = load(o.b_slope, k), load(o.b_slope, k + lanes), load(o.b_slope, k + 2 * lanes)
                         c = m * size + z * s.n_angular + n
                         for p in range(n_lm):
                             k0, k1, k2 = (
@@ -452,11 +463,11 @@ def pull(s: Shape, o: Near, M: int, g: Any, g0: int, step: int, back: Any, F: An
                                 spread(back, c + p * N + 2),
                             )
                             h = k0 * b0 + k1 * b1 + k2 * b2
-                            at = p * room + e
+                            at, side = (e * n_lm + p * lanes), (3 * e * n_lm + p * lanes)
                             along = along + (k0 * d0 + k1 * d1 + k2 * d2) * load(o.Y, at)
-                            fx = fx + h * load(o.dY, at)
-                            fy = fy + h * load(o.dY, block + at)
-                            fz = fz + h * load(o.dY, 2 * block + at)
+                            fx = fx + h * load(o.dY, side)
+                            fy = fy + h * load(o.dY, side + block)
+                            fz = fz + h * load(o.dY, side + 2 * block)
                 at = 3 * m * room + e
                 store(F, at, fx + along * ux)
                 store(F, at + room, fy + along * uy)
@@ -504,7 +515,8 @@ def push(  # noqa: C901 - the loops of one sum
     ``g0 + m step``; B is scratch of M times the room of C.
     """
     Z, n_lm, na, room, N = s.n_kinds, (s.l_max + 1) ** 2, s.n_angular, o.room, channels(s)
-    lanes, block, size = width(o.a), n_lm * room, coefficients(s)
+    lanes, size, rows = width(o.a), coefficients(s), radial_rows(s)
+    block = n_lm * lanes
     for e in range(0, o.at[2 * Z], lanes):
         w = load(o.w, e)
         ux, uy, uz = load(o.d, e) * w, load(o.d, room + e) * w, load(o.d, 2 * room + e) * w
@@ -519,9 +531,9 @@ def push(  # noqa: C901 - the loops of one sum
                 q = (4 * m + 3) * room
                 t = fill(o.a, 0.0)
                 for e in range(low, high, lanes):
-                    t = t + load(o.a_slope, n * room + e) * load(move, q + e)
+                    t = t + load(o.a_slope, e * s.n_radial + n * lanes) * load(move, q + e)
                 for e in range(o.at[Z + z], o.at[Z + z + 1], lanes):
-                    t = t + load(o.a_slope, n * room + e) * load(move, q + e)
+                    t = t + load(o.a_slope, e * s.n_radial + n * lanes) * load(move, q + e)
                 out[g0 + m * step + z * s.n_radial + n] = total(t)
         for n in range(0, na, GROUP):
             for p in range(n_lm):
@@ -529,16 +541,17 @@ def push(  # noqa: C901 - the loops of one sum
                     t0, t1, t2 = fill(o.a, 0.0), fill(o.a, 0.0), fill(o.a, 0.0)
                     t3, t4, t5 = t0, t0, t0
                     for e in range(low, high, lanes):
-                        at, q, k = p * room + e, 4 * m * room + e, n * room + e
-                        turn = load(o.dY, at) * load(move, q) + load(o.dY, block + at) * load(move, q + room)
-                        turn = turn + load(o.dY, 2 * block + at) * load(move, q + 2 * room)
+                        at, q, k = e * n_lm + p * lanes, 4 * m * room + e, e * rows + n * lanes
+                        side = 3 * e * n_lm + p * lanes
+                        turn = load(o.dY, side) * load(move, q) + load(o.dY, side + block) * load(move, q + room)
+                        turn = turn + load(o.dY, side + 2 * block) * load(move, q + 2 * room)
                         stretch = load(o.Y, at) * load(move, q + 3 * room)
                         t0 = t0 + load(o.b, k) * turn + load(o.b_slope, k) * stretch
-                        t1 = t1 + load(o.b, k + room) * turn + load(o.b_slope, k + room) * stretch
-                        t2 = t2 + load(o.b, k + 2 * room) * turn + load(o.b_slope, k + 2 * room) * stretch
-                        t3 = t3 + load(o.b, k + 3 * room) * turn + load(o.b_slope, k + 3 * room) * stretch
-                        t4 = t4 + load(o.b, k + 4 * room) * turn + load(o.b_slope, k + 4 * room) * stretch
-                        t5 = t5 + load(o.b, k + 5 * room) * turn + load(o.b_slope, k + 5 * room) * stretch
+                        t1 = t1 + load(o.b, k + lanes) * turn + load(o.b_slope, k + lanes) * stretch
+                        t2 = t2 + load(o.b, k + 2 * lanes) * turn + load(o.b_slope, k + 2 * lanes) * stretch
+                        t3 = t3 + load(o.b, k + 3 * lanes) * turn + load(o.b_slope, k + 3 * lanes) * stretch
+                        t4 = t4 + load(o.b, k + 4 * lanes) * turn + load(o.b_slope, k + 4 * lanes) * stretch
+                        t5 = t5 + load(o.b, k + 5 * lanes) * turn + load(o.b_slope, k + 5 * lanes) * stretch
                     _put_six(B, m * size + p * N + z * na + n, na - n, t0, t1, t2, t3, t4, t5)
     for m in range(M):
         _spectrum(s, o, C, c0, B, m * size, 2.0, out, g0 + m * step)
