@@ -1,0 +1,39 @@
+#!/bin/sh
+# Makes a virtual environment for each rival under benchmarks/.venvs: sh benchmarks/rivals.sh [torchani] [mace] [ace-jax]
+# About 2.5 GB in all. One that cannot be installed is said, and the others go on. Nothing here downloads weights.
+set -u
+cd "$(dirname "$0")" || exit 1
+PYTHON=${PYTHON:-python3}
+TORCH=torch==2.13.0
+
+# torch goes first and by exact version, as in the Makefile: pip then finds the CPU build, and does not look for one with
+# several gigabytes of GPU libraries when it installs what needs torch.
+install() {
+    name=$1
+    shift
+    venv=.venvs/$name
+    if [ -f "$venv/.installed" ]; then
+        echo "$name: is there ($(cat "$venv/.installed"))"
+        return
+    fi
+    mkdir -p .venvs
+    [ -d "$venv" ] || "$PYTHON" -m venv "$venv" || return
+    for package in "$@"; do
+        if ! "$venv/bin/python" -m pip install --quiet "$package" >"$venv/pip.log" 2>&1; then
+            echo "$name: $package could not be installed: $(grep ERROR "$venv/pip.log" | tail -n 1); see benchmarks/$venv/pip.log"
+            return
+        fi
+    done
+    "$venv/bin/python" -m pip freeze 2>/dev/null | grep -E '^(torch|torchani|mace-torch|ace-jax|jax)==' | tr '\n' ' ' >"$venv/.installed"
+    echo "$name: $(cat "$venv/.installed")"
+}
+
+for rival in ${*:-torchani mace ace-jax}; do
+    case $rival in
+        torchani) install torchani "$TORCH" torchani ;;
+        mace) install mace "$TORCH" mace-torch ;;
+        # without torch; the extra is its neighbour list in C++, without which its first calls would take longer
+        ace-jax) install ace-jax 'ace-jax[fast-neighbours]' ;;
+        *) echo "$rival: not known; torchani, mace and ace-jax are" ;;
+    esac
+done

@@ -1,0 +1,183 @@
+"""How well and how fast potentials learn: ours and the rivals' on the same frames, with the same budget, on one core.
+
+    python benchmarks/training.py               all of these but hour
+    python benchmarks/training.py ours          2,000 and 100 frames of 32 nickel atoms, labelled by embedded atoms
+    python benchmarks/training.py rivals        torchani, MACE and ace-jax on the same (sh benchmarks/rivals.sh first)
+    python benchmarks/training.py dft           ours on Ni of Zuo et al. and Nb of Li et al., same settings, two cores
+    python benchmarks/training.py hour          what torchani reaches in an hour, and when ours does
+
+``--seconds`` is the rivals' budget (180), ``--quick`` a smoke run of less than a minute. Errors are root mean squares
+on frames of trajectories that were not learnt from; their evaluation takes no part in the seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.io import read, write
+from common import (
+    RIVALS,
+    RUNS,
+    SHARED,
+    TEST,
+    TRAIN,
+    TRAIN_100,
+    Program,
+    absent,
+    announce,
+    keep,
+    momt,
+    ours,
+    run,
+)
+
+from potstill import Dataset
+
+KILOBAR = 1602.1766  # kB in eV/Å³
+BUSY = 0.9  # of a core; below it, others had the machine too
+HOUR = 3600.0
+STEPS = (0, 250, 500, 1000, 2000, 4000, 8000, 16000)  # of our optimiser, until it is as good
+Row = dict[str, Any]
+
+
+def measure(program: Program, data: Path, test: Path, seconds: float, threads: int = 1) -> Iterator[Row]:
+    """Yield every judgement of one training; the last one is that of the finished model."""
+    out = RUNS / "models" / program.name.replace(" ", "-").replace(",", "")
+    words = ["--data", data, "--test", test, "--seconds", seconds, "--out", out]
+    lines = run(program, "train", *words, threads=threads, limit=3 * seconds + HOUR)
+    versions = next((line["versions"] for line in lines if "versions" in line), {})
+    checked = next((line["check"] for line in lines if "check" in line), None)
+    for line in lines:
+        if "seconds" in line or "failed" in line:
+            yield {"name": program.name, "data": data.stem, "cores": threads, "check": checked, **line, **versions}
+
+
+HEAD = (
+    f"{'':28s} {'learnt from':16s} {'cores':>5s} {'s':>8s} {'ratio':>6s} {'meV/atom':>9s} {'meV/Å':>8s} {'ratio':>6s} "
+    f"{'meV a cell':>10s} {'MiB':>6s}"
+)
+
+
+def show(row: Row, base: Row | None) -> None:
+    """Print one row; ratios are to ours on 2,000 frames."""
+    begin = f"{row['name']:28s} {row['data']:16s} {row['cores']:5d}"
+    if "failed" in row:
+        print(f"{begin} {row['failed']}", flush=True)
+        return
+    time_ratio = force_ratio = ""
+    if base is not None and row["data"].startswith("momt"):
+        time_ratio = f"{row['seconds'] / base['seconds']:.2f}"
+        force_ratio = f"{row['force_rmse_mev_per_angstrom'] / base['force_rmse_mev_per_angstrom']:.2f}"
+    virial = "" if row["virial_rmse_mev"] is None else f"{row['virial_rmse_mev']:.0f}"
+    busy = "  (busy)" if row["cpu_seconds"] < BUSY * row["seconds"] else ""
+    print(
+        f"{begin} {row['seconds']:8.1f} {time_ratio:>6s} {row['energy_rmse_mev_per_atom']:9.2f} "
+        f"{row['force_rmse_mev_per_angstrom']:8.1f} {force_ratio:>6s} {virial:>10s} {row['rss_mib']:6d}{busy}",
+        flush=True,
+    )
+
+
+def first_frames(path: Path, n: int) -> Path:
+    """Write every k-th frame of a file, n in all, and return the new file."""
+    frames = read(path, index=":")
+    few = RUNS / f"{path.stem}-{n}.extxyz"
+    write(few, frames[:: max(1, len(frames) // n)][:n])
+    return few
+
+
+def frames_for(program: Program) -> list[Path]:
+    """Return what a rival learns from: a fit of a linear model takes as long as its frames and functions ask for."""
+    if program.options.get("degree") == "14":
+        return [TRAIN_100]  # from 2,000 it would take many times the budget
+    return [TRAIN, TRAIN_100] if "degree" in program.options else [TRAIN]
+
+
+def dft() -> Iterator[tuple[Path, Path]]:
+    """Yield (learn, judge) of the two real sets, under the usual names and in the usual units; those that are there."""
+    ni, nb = SHARED / "ni_zuo2020", SHARED / "nb_snap"
+    if not ni.is_dir() or not nb.is_dir():
+        print(f"dft: left out, {SHARED} is not there")
+        return
+    for role in ("train", "test"):
+        Dataset.load(ni / f"Ni_{role}.xyz").save(RUNS / f"ni-zuo-{role}.extxyz")
+    yield RUNS / "ni-zuo-train.extxyz", RUNS / "ni-zuo-test.extxyz"
+    for role, names in (("train", ("AIMD", "Elastic", "Surface")), ("test", ("Test",))):
+        frames = [f for name in names for f in read(nb / f"Nb_{name}.extxyz", index=":")]
+        for f in frames:
+            raw = np.array(f.info.pop("stress_raw"))  # kB, positive under compression, order xx yy zz xy yz zx
+            f.calc.results["stress"] = -raw[[0, 1, 2, 4, 5, 3]] / KILOBAR
+        write(RUNS / f"nb-snap-{role}.extxyz", frames)
+    yield RUNS / "nb-snap-train.extxyz", RUNS / "nb-snap-test.extxyz"
+
+
+def hour(seconds: float, learn: Path, test: Path) -> list[Row]:
+    """Print what torchani reaches, and the first of our trainings that is as good in energies and forces."""
+    rows = list(measure(RIVALS[0], learn, test, seconds))
+    for row in rows:
+        show(row, None)
+    if not rows or "failed" in rows[-1]:
+        return rows
+    goal = rows[-1]
+    for steps in STEPS:
+        row = list(measure(ours(f"potstill, {steps} steps", steps=str(steps)), learn, test, HOUR))[-1]
+        rows.append(row)
+        show(row, None)
+        if "failed" in row:
+            break
+        if all(row[k] <= goal[k] for k in ("energy_rmse_mev_per_atom", "force_rmse_mev_per_angstrom")):
+            ratio = goal["seconds"] / row["seconds"]
+            print(f"as good as torchani after {goal['seconds']:.0f} s, {ratio:.0f} times faster")
+            break
+    return rows
+
+
+def main() -> None:
+    """Serve the command line."""
+    parser = argparse.ArgumentParser(description="How well and how fast potentials learn.")
+    parser.add_argument("parts", nargs="*", metavar="ours | rivals | dft | hour")
+    parser.add_argument("--seconds", type=float, default=180.0, help="budget of a rival")
+    parser.add_argument("--hour", action="store_true", help="the same as the word hour")
+    parser.add_argument("--quick", action="store_true", help="20 frames, 10 to judge by, 3 s for torchani only")
+    given = parser.parse_args()
+    parts = set(given.parts) | ({"hour"} if given.hour else set()) or {"ours", "rivals", "dft"}
+    if parts - {"ours", "rivals", "dft", "hour"}:
+        parser.error(f"expected ours, rivals, dft or hour, not {' '.join(sorted(parts))}")
+    about = announce("training")
+    momt()
+    learn, test, seconds, options = TRAIN, TEST, given.seconds, {}
+    if given.quick:
+        learn, test, seconds = first_frames(TRAIN_100, 20), first_frames(TEST, 10), 3.0
+        options = {"steps": "100"}
+    print(f"one core each unless said; a rival has {seconds:.0f} s; ratios are to the first row\n{HEAD}", flush=True)
+    rows: list[Row] = []
+    base = None
+    if "ours" in parts:
+        for data in [learn] if given.quick else [TRAIN, TRAIN_100]:
+            row = list(measure(ours("potstill", **options), data, test, seconds))[-1]
+            base = base or (row if "failed" not in row else None)
+            rows.append(row)
+            show(row, base)
+    if "rivals" in parts:
+        absent()
+        for program in RIVALS[:1] if given.quick else RIVALS:
+            for data in [learn] if given.quick else frames_for(program):
+                found = list(measure(program, data, test, seconds)) if program.there else []
+                rows += found
+                if found:
+                    show(found[-1], base)
+    if "dft" in parts and not given.quick:
+        for data, judge in dft():
+            row = list(measure(ours("potstill", **options), data, judge, seconds, threads=2))[-1]
+            rows.append(row)
+            show(row, base)
+    if "hour" in parts:
+        rows += hour(seconds if given.quick else HOUR, learn, test)
+    keep("training", about, rows)
+
+
+if __name__ == "__main__":
+    main()
