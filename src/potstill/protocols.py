@@ -160,6 +160,18 @@ class Committee(Potential, Protocol):
         ...
 
 
+@runtime_checkable
+class Batched(Potential, Protocol):
+    """A potential that answers many frames together, faster than its calculator does one by one."""
+
+    def predict(self, frames: Sequence[Frame], *, mean: bool = False) -> Sequence[Any]:
+        """Return for each frame an object with ``energy`` (n_members,), ``forces`` and ``virial`` (n_members, …).
+
+        eV, eV/Å, and ∂E/∂ε in eV; see :class:`potstill.model.Prediction`. With ``mean``, n_members is 1.
+        """
+        ...
+
+
 class Sampler(Protocol):
     """Makes configurations with a potential."""
 
