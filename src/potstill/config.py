@@ -175,14 +175,14 @@ class ModelConfig(Section):
     cutoff: float = Field(6.0, description="Å. Reach of the radial functions.", gt=1, le=20)
     angular_cutoff: float = Field(5.5, description="Å. Reach of the power spectrum.", gt=1, le=20)
     n_radial: int = Field(
-        12, description="Radial functions of the two-body part, for each neighbour element.", ge=1, le=64
+        24, description="Radial functions of the two-body part, for each neighbour element.", ge=1, le=64
     )
     n_angular: int = Field(
         6, description="Radial functions of the power spectrum, for each neighbour element.", ge=1, le=16
     )
     l_max: int = Field(4, description="Highest angular momentum of the power spectrum.", ge=0, le=6)
     hidden: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
-        (64, 64), description="Widths of the hidden layers.", min_length=1
+        (48, 48), description="Widths of the hidden layers.", min_length=1
     )
 
 
@@ -190,7 +190,7 @@ class TrainConfig(Section):
     """Step 2b: a committee of networks, all members at once."""
 
     members: int = Field(4, description="Networks in the committee.", ge=1, le=64)
-    steps: int = Field(4_000, description="Optimiser steps of a full training.", ge=0)
+    steps: int = Field(2_000, description="Optimiser steps of a full training.", ge=0)
     batch: int = Field(16, description="Frames of 32 atoms in a batch; larger frames count for more.", ge=1)
     learning_rate: float = Field(0.005, description="Peak of the cosine schedule.", gt=0)
     energy_scale: float = Field(
@@ -248,7 +248,7 @@ class DistilConfig(Section):
         description="Frames of the pool that a round looks at; a random part where the pool is larger.",
         ge=10,
     )
-    round_steps: int = Field(1_000, description="Optimiser steps of a round; the last one trains in full.", ge=0)
+    round_steps: int = Field(500, description="Optimiser steps of a round; the last one trains in full.", ge=0)
     target_force: float = Field(
         0.0,
         description="eV/Å. Stop once the hold-out's force error is below this; 0 never stops early.",
