@@ -216,7 +216,7 @@ def train(
 def _train_mace(data: Path, out: Path, valid: Path | None, given: list[str], seed: int) -> None:
     from potstill.backends.mace import KNOBS, Network, train_mace
 
-    # many quick steps suit it: measured at equal time, 2 frames beat 4, and twice our own learning rate beats ours
+    # On 107 frames of 32 atoms, 800 steps of 2 frames reached 242 meV/Å where 400 of 4 reached 285; at rate 0.01 these 231.
     settings = _settings(None, ["train.batch=2", "train.learning_rate=0.01", *given], seed)
     strange = sorted({text.partition("=")[0].strip() for text in given} - KNOBS)
     if strange:
