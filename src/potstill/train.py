@@ -65,18 +65,25 @@ def train(
     whitening, cache, descriptor
         From an earlier round, to be shared.
     start : Committee | None
-        Weights to go on from; see :func:`potstill.model.fit.fit`.
+        Weights to go on from, with its descriptor, layers and number of members; see :func:`potstill.model.fit.fit`.
+        Where the data have another element, of a single one, it stands for the model's.
     tell : callable
         Gets lines of progress.
     """
     from potstill.model.fit import fit
 
+    hidden = model.hidden
+    if start is not None:
+        known = set(data.elements) <= set(start.elements)
+        descriptor = replace(start.descriptor, elements=start.elements if known else data.elements)
+        hidden = start.hidden
+        settings = settings.model_copy(update={"members": start.members})
     descriptor = descriptor or descriptor_for(data.elements, model)
     committee = fit(
         data,
         descriptor,
         settings,
-        hidden=model.hidden,
+        hidden=hidden,
         seed=seed,
         whitening=whitening,
         cache=cache,

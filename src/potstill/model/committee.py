@@ -127,6 +127,11 @@ class Committee:
         return int(self.weights.shift.shape[1])
 
     @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return tuple(int(b.shape[2]) for _, b in self.weights.layers[:-1])
+
+    @property
     def elements(self) -> tuple[str, ...]:
         """Elements that it knows."""
         return self.descriptor.elements

@@ -198,8 +198,7 @@ class _Network:
     @classmethod
     def unfolded(cls, start: Committee) -> tuple[_Network, Array]:
         """Return a trained committee as it was before :meth:`fold`, and its members' mean shift."""
-        hidden = [b.shape[2] for _, b in start.weights.layers[:-1]]
-        network = cls(start.whitening, hidden, start.members, torch.Generator())
+        network = cls(start.whitening, start.hidden, start.members, torch.Generator())
         inverse = np.linalg.inv(start.whitening.matrix)
         mean = start.whitening.mean
         shift = start.weights.shift + np.einsum("zf,zmf->zm", mean, start.weights.linear)
@@ -460,15 +459,14 @@ def _parted(frames: Dataset, settings: TrainConfig, seed: int) -> tuple[Dataset,
 
 def _compatible(start: Committee, descriptor: Descriptor, settings: TrainConfig, hidden: Sequence[int]) -> None:
     same = replace(start.descriptor, elements=descriptor.elements) == descriptor
-    widths = tuple(b.shape[2] for _, b in start.weights.layers[:-1])
     if not same or len(start.elements) != len(descriptor.elements):
         raise DataError(
             f"The model to start from has the descriptor {start.descriptor}, but {descriptor} is asked for. Give the "
             "same [model] settings and the same number of elements."
         )
-    if start.members != settings.members or widths != tuple(hidden):
+    if start.members != settings.members or start.hidden != tuple(hidden):
         raise DataError(
-            f"The model to start from has {start.members} members with layers of {widths}, but {settings.members} with "
+            f"The model to start from has {start.members} members with layers of {start.hidden}, but {settings.members} with "
             f"{tuple(hidden)} are asked for. Set train.members and model.hidden alike."
         )
 
