@@ -466,8 +466,8 @@ def _compatible(start: Committee, descriptor: Descriptor, settings: TrainConfig,
         )
     if start.members != settings.members or start.hidden != tuple(hidden):
         raise DataError(
-            f"The model to start from has {start.members} members with layers of {start.hidden}, but {settings.members} with "
-            f"{tuple(hidden)} are asked for. Set train.members and model.hidden alike."
+            f"The model to start from has {start.members} members with layers of {start.hidden}, but "
+            f"{settings.members} with {tuple(hidden)} are asked for. Set train.members and model.hidden alike."
         )
 
 

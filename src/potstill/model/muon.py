@@ -22,7 +22,7 @@ def orthogonal(matrices: torch.Tensor, rounds: int = 5) -> torch.Tensor:
     """Return matrices (…, m, n) with nearly all singular values near 1 and the same singular vectors."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
-    X = matrices.mT if tall else matrices
+    X: torch.Tensor = matrices.mT if tall else matrices
     X = X / (torch.linalg.norm(X, dim=(-2, -1), keepdim=True) + 1e-20)
     for _ in range(rounds):
         A = X @ X.mT
