@@ -392,6 +392,9 @@ def describe(s: Shape, o: Near, C: Any, c0: int, G: Any, g0: int) -> None:
                     t4 = t4 + load(o.b, k + 4 * lanes) * Y
                     t5 = t5 + load(o.b, k + 5 * lanes) * Y
                 _put_six(C, c0 + p * N + z * na + n, na - n, t0, t1, t2, t3, t4, t5)
+    for p in range(n_lm):
+        for c in range(Z * na, N):  # whole vectors are read, whatever the memory held before
+            C[c0 + p * N + c] = 0.0
     _spectrum(s, o, C, c0, C, c0, 1.0, G, g0)
 
 
