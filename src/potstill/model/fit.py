@@ -26,7 +26,7 @@ from potstill.data import Array, Dataset, Frame, voigt
 from potstill.errors import ConvergenceError, DataError
 from potstill.model import gradients, kernels, on_gpu
 from potstill.model.committee import Committee, Weights
-from potstill.model.descriptor import Descriptor, Whitening
+from potstill.model.descriptor import Descriptor, Whitening, chunks
 from potstill.model.domain import COMPONENTS, Domain
 from potstill.model.muon import Muon
 from potstill.model.neighbours import Geometry, join
@@ -48,12 +48,18 @@ class Descriptions:
 
     def of(self, frame: Frame) -> tuple[Geometry, NDArray[np.float32]]:
         """Return a frame's neighbours, and its descriptors (n_atoms, n_features)."""
-        if frame.key not in self._known:
-            geometry = self.descriptor.geometry([frame])
-            G = self.descriptor.compute(geometry)
-            lean = replace(geometry, shift=np.empty((0, 3)))  # nothing here moves
-            self._known[frame.key] = lean, G.astype(np.float32)
+        self.learn([frame])
         return self._known[frame.key]
+
+    def learn(self, frames: Sequence[Frame]) -> None:
+        """Describe those frames that are new, many at a time."""
+        for chunk in chunks([f for f in frames if f.key not in self._known]):
+            parts = [self.descriptor.geometry([frame]) for frame in chunk]
+            G = self.descriptor.compute(join(parts)).astype(np.float32)
+            cuts = np.cumsum([len(p.centre) for p in parts])[:-1]
+            for frame, part, described in zip(chunk, parts, np.split(G, cuts), strict=True):
+                lean = replace(part, shift=np.empty((0, 3)))  # nothing here moves
+                self._known[frame.key] = lean, described
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,15 @@ class _Lesson:
 
 
 def _lesson(frames: Dataset, known: Descriptions, whitening: Whitening, device: torch.device) -> _Lesson:
-    parts, x = [], []
-    for frame in frames:
-        geometry, G = known.of(frame)
-        parts.append(geometry)
-        x.append(whitening.apply(np.asarray(G, dtype=np.float64), geometry.species).astype(np.float32))
+    known.learn(frames)
+    parts: list[Geometry] = []
+    x = []
+    for chunk in chunks(frames):
+        found = [known.of(frame) for frame in chunk]
+        parts.extend(geometry for geometry, _ in found)
+        G = np.concatenate([described for _, described in found])
+        species = np.concatenate([geometry.species for geometry, _ in found])
+        x.append(whitening.apply(G.astype(np.float64), species).astype(np.float32))
     labels = [f.labels for f in frames if f.labels is not None]
     volumes = [f.volume if f.labels is not None and f.labels.stress is not None else None for f in frames]
     virials = [

@@ -25,6 +25,7 @@ I32 = NDArray[np.int32]
 
 CLOSEST = 0.01  # Å
 MOST_EDGES = 100_000  # of one atom: some 60 Å³ of a metal's images in one spot, or a cell that has collapsed
+FEW = 1_000  # atoms, up to which calling threads costs more than they save
 MOST_IMAGES = 20_000_000
 LEAST_VOLUME = 1e-6  # Å³; Å² and Å where fewer directions are periodic
 
@@ -151,14 +152,15 @@ def find(
     x = np.concatenate([wrapped, wrapped[image] + image_shift @ full])
     cubes = _sorted(x, reach)
     first = np.zeros(n + 1, dtype=np.int64)
-    closest = _count(x, n, reach, cubes, first)
+    counting, filling = (_count, _fill) if n > FEW else (_count_alone, _fill_alone)
+    closest = counting(x, n, reach, cubes, first)
     if closest < CLOSEST**2:
         raise DataError(f"Two atoms of a structure are less than {CLOSEST} Å apart.")
     if n and int(first.max()) > MOST_EDGES:
         raise DataError(f"An atom has {int(first.max()):,} neighbours within {reach:g} Å: the structure has collapsed.")
     np.cumsum(first, out=first)
     second = np.empty(int(first[-1]), dtype=np.int32)
-    _fill(x, n, reach, cubes, first, second)
+    filling(x, n, reach, cubes, first, second)
     bounds = np.array([0, n], dtype=np.int64)
     return Geometry(
         first,
@@ -354,3 +356,7 @@ def _fill(x: F64, n: int, reach: float, cubes: Cubes, first: I64, second: I32) -
                     if dx * dx + dy * dy + dz * dz < reach2 and cubes.order[p] != i:
                         second[at] = cubes.order[p]
                         at += 1
+
+
+_count_alone = nb.njit(cache=True, fastmath=True)(_count.py_func)
+_fill_alone = nb.njit(cache=True, fastmath=True)(_fill.py_func)
