@@ -189,7 +189,7 @@ def train(
     out: Out,
     members: Annotated[int, typer.Option(help="Networks in the committee.", min=1)] = 4,
     valid: Annotated[Path | None, typer.Option(help="Labelled structures to calibrate the spread on.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=0)] = 2_000,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.", min=0)] = 1_200,
     model: Annotated[
         str, typer.Option(help="Kind of network: potstill, or mace, which is slower and needs potstill[mace].")
     ] = "potstill",
@@ -221,7 +221,8 @@ def train(
 
 
 def _train_mace(data: Path, out: Path, valid: Path | None, given: list[str], seed: int) -> None:
-    from potstill.backends.mace import KNOBS, Network, train_mace
+    from potstill.backends.mace_fit import KNOBS, train_mace
+    from potstill.backends.mace_network import Network
 
     # On 107 frames of 32 atoms, 800 steps of 2 frames reached 242 meV/Å where 400 of 4 reached 285; at rate 0.01, 231.
     settings = _settings(None, ["train.batch=2", "train.learning_rate=0.01", *given], seed)

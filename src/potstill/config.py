@@ -190,7 +190,7 @@ class TrainConfig(Section):
     """Step 2b: a committee of networks, all members at once."""
 
     members: int = Field(4, description="Networks in the committee.", ge=1, le=64)
-    steps: int = Field(2_000, description="Optimiser steps of a full training.", ge=0)
+    steps: int = Field(1_200, description="Optimiser steps of a full training.", ge=0)
     batch: int = Field(16, description="Frames of 32 atoms in a batch; larger frames count for more.", ge=1)
     learning_rate: float = Field(0.005, description="Peak of the cosine schedule.", gt=0)
     energy_scale: float = Field(

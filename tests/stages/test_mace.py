@@ -18,8 +18,10 @@ from ase import Atoms
 from safetensors.numpy import load, save
 from typer.testing import CliRunner
 
-from potstill.backends import load_model, mace, resolve
-from potstill.backends.mace import MaceCommittee, Network, train_mace
+from potstill.backends import load_model, mace, mace_network, resolve
+from potstill.backends.mace import MaceCommittee
+from potstill.backends.mace_fit import train_mace
+from potstill.backends.mace_network import Network
 from potstill.cli import app
 from potstill.config import TrainConfig
 from potstill.crystals import atomic_volume, supercell
@@ -360,7 +362,7 @@ def test_arrays_that_do_not_fit_are_refused(copy, change):
 
 def foreign(*, compiled=False, **other):
     """Make what mace-torch's own trainer would hand over: another form than our default, single precision."""
-    torch, modules, e3nn = mace._mace()
+    torch, modules, e3nn = mace_network._mace()
     form = {
         "r_max": 4.5,
         "num_bessel": 6,
@@ -402,10 +404,10 @@ def test_a_model_in_memory_becomes_a_committee_of_one_that_can_be_kept(tmp_path)
     frames = example_frames(["Ni", "Al"])
     check_forces(one, frames["liquid"])
     check_describer(one, list(frames.values()))
-    torch, _, _ = mace._mace()
-    graph = mace._graph(frames["liquid"], one.elements, 4.5)
-    with mace._quietly():
-        theirs = model(mace._batch([graph], 2, torch.float32))
+    torch, _, _ = mace_network._mace()
+    graph = mace_network._graph(frames["liquid"], one.elements, 4.5)
+    with mace_network._quietly():
+        theirs = model(mace_network._batch([graph], 2, torch.float32))
     (ours,) = one.predict([frames["liquid"]])
     assert ours.energy[0] == pytest.approx(theirs["energy"].item(), rel=1e-5)
     assert ours.forces[0] == pytest.approx(theirs["forces"].numpy(), abs=1e-3)
@@ -459,7 +461,7 @@ def test_a_file_of_serialised_objects_is_refused_with_the_reason(tmp_path):
 def test_importing_it_prints_nothing_and_changes_nothing(committee):
     code = (
         "import os, logging, warnings; warnings.simplefilter('error')\n"
-        "from potstill.backends import mace; mace._mace()\n"
+        "from potstill.backends import mace_network; mace_network._mace()\n"
         "import torch, e3nn\n"
         "print(os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'), logging.getLogger().handlers, "
         "torch.get_default_dtype(), e3nn.get_optimization_defaults()['jit_script_fx'])"
@@ -471,13 +473,13 @@ def test_importing_it_prints_nothing_and_changes_nothing(committee):
 
 
 def test_without_mace_torch_the_message_says_what_to_install(monkeypatch, data):
-    mace._mace.cache_clear()
+    mace_network._mace.cache_clear()
     monkeypatch.setitem(sys.modules, "mace.modules", None)
     try:
         with pytest.raises(BackendError, match=r"potstill\[mace\]"):
             train_mace(data, SMALL, BRIEF, seed=1)
     finally:
-        mace._mace.cache_clear()
+        mace_network._mace.cache_clear()
 
 
 # --- the command line ---

@@ -1,8 +1,9 @@
 """The repulsive wall below the shortest bonds that were learnt.
 
 A network that never saw two atoms closer than 2 Å knows nothing below, and dynamics that gets there once falls into
-whatever hole it has. So for each pair of elements a screened nuclear repulsion is added that begins at the shortest
-learnt bond, and so changes nothing that was learnt; it is as strong as it must be for the energy of a pair, alone and
+whatever hole it has. So for each pair of elements a screened nuclear repulsion is added that begins somewhat below the
+shortest learnt bond, or right there where the network does not rise inwards by itself. It changes nothing that was
+learnt; it is as strong as it must be for the energy of a pair, alone and
 in the middle of learnt surroundings, to rise all the way in.
 """
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 DEEPEST = 0.35  # of the shortest bond: no collision at a few thousand K comes nearer
 SETTLED = 0.9  # of the shortest bond: from here on inwards, the energy has to rise; the wall begins softly
 PROBES = 24
+STANDOFF_PROBES = 6
 UNSEEN = 0.9  # of the sum of the covalent radii, where a pair never met
+STANDOFF = 0.9  # of the shortest bond: so far inwards a network that rises is trusted, and the wall begins there
 STRENGTHS = tuple(2.0**k for k in range(13))
 FRAMES = 500  # that are looked at for the shortest bond
 
@@ -38,9 +41,19 @@ def fit_wall(descriptor: Descriptor, weights: Weights, frames: Dataset) -> Wall:
     charge = np.array(numbers, dtype=np.float64)
     reach = UNSEEN * (covalent_radii[numbers][:, None] + covalent_radii[numbers][None, :])
     closest = _shortest_bonds(descriptor, frames)
-    for pair, (distance, _, _) in closest.items():
-        reach[pair] = reach[pair[::-1]] = distance
     net = network.pack(weights.shift, weights.linear, list(weights.layers))
+
+    def energies(scan: list[Frame]) -> Array:
+        """Return every member's energy of some frames of one size, (n_frames, n_members)."""
+        of_atoms, _, _ = network.infer(
+            descriptor.geometry(scan), descriptor.shape, net, network.no_wall(Z), apart=False
+        )
+        return np.asarray(of_atoms.reshape(len(scan), -1, of_atoms.shape[1]).sum(1))
+
+    for pair, (distance, frame, bond) in closest.items():
+        near = energies(_pressed(frame, bond, distance * np.linspace(1.0, STANDOFF, STANDOFF_PROBES)))
+        rises = bool((np.diff(near, axis=0) > 0).all())
+        reach[pair] = reach[pair[::-1]] = distance * (STANDOFF if rises else 1.0)
     strength = np.ones((Z, Z))
     for a, b in itertools.combinations_with_replacement(range(Z), 2):
         inwards = reach[a, b] * np.linspace(SETTLED, DEEPEST, PROBES)
@@ -50,11 +63,7 @@ def fit_wall(descriptor: Descriptor, weights: Weights, frames: Dataset) -> Wall:
         wall = np.array([network.repulsion(r, reach[a, b], 1.0, (charge[a], charge[b]))[0] for r in inwards])
         needed = 1.0
         for scan in scans:
-            energy, _, _ = network.infer(
-                descriptor.geometry(scan), descriptor.shape, net, network.no_wall(Z), apart=False
-            )
-            of_frames = np.array([part.sum(0) for part in np.split(energy, PROBES)])  # every member by itself
-            needed = max(needed, _needed(of_frames, wall))
+            needed = max(needed, _needed(energies(scan), wall))
         strength[a, b] = strength[b, a] = needed
     return Wall(reach, strength, charge)
 
