@@ -349,15 +349,18 @@ def _batches(sizes: NDArray[np.int64], batch: int, steps: int, rng: np.random.Ge
     waiting: list[int] = []
     for _ in range(steps):
         taken: list[int] = []
+        later: list[int] = []  # the next shuffle began within this batch
         atoms = 0
         while len(taken) < len(sizes) and (atoms < 32 * batch or len(taken) < 4):
             if not waiting:
                 waiting = rng.permutation(len(sizes)).tolist()
             k = waiting.pop()
-            if k in taken:  # the next shuffle began within this batch
+            if k in taken:
+                later.append(k)
                 continue
             taken.append(k)
             atoms += int(sizes[k])
+        waiting.extend(later)
         yield np.array(taken, dtype=np.int64)
 
 

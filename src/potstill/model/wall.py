@@ -40,7 +40,7 @@ def fit_wall(descriptor: Descriptor, weights: Weights, frames: Dataset) -> Wall:
     Z = len(numbers)
     charge = np.array(numbers, dtype=np.float64)
     reach = UNSEEN * (covalent_radii[numbers][:, None] + covalent_radii[numbers][None, :])
-    closest = _shortest_bonds(descriptor, frames)
+    closest, to_images = _shortest_bonds(descriptor, frames)
     net = network.pack(weights.shift, weights.linear, list(weights.layers))
 
     def energies(scan: list[Frame]) -> Array:
@@ -54,6 +54,8 @@ def fit_wall(descriptor: Descriptor, weights: Weights, frames: Dataset) -> Wall:
         near = energies(_pressed(frame, bond, distance * np.linspace(1.0, STANDOFF, STANDOFF_PROBES)))
         rises = bool((np.diff(near, axis=0) > 0).all())
         reach[pair] = reach[pair[::-1]] = distance * (STANDOFF if rises else 1.0)
+    of_own = np.diag_indices(Z)
+    reach[of_own] = np.minimum(reach[of_own], to_images)
     strength = np.ones((Z, Z))
     for a, b in itertools.combinations_with_replacement(range(Z), 2):
         inwards = reach[a, b] * np.linspace(SETTLED, DEEPEST, PROBES)
@@ -76,14 +78,22 @@ def _needed(energy: Array, wall: Array) -> float:
     return STRENGTHS[-1]
 
 
-def _shortest_bonds(descriptor: Descriptor, frames: Dataset) -> dict[tuple[int, int], tuple[float, Frame, Array]]:
-    """Return, for each pair of elements that meets, the shortest distance, its frame, and (atom, its image's place)."""
+def _shortest_bonds(
+    descriptor: Descriptor, frames: Dataset
+) -> tuple[dict[tuple[int, int], tuple[float, Frame, Array]], Array]:
+    """Find, for each pair of elements that meets, the shortest distance, its frame, and (both atoms, vector between).
+
+    Bonds of atoms to their own images, which cannot be pressed alone, are apart: the shortest one of each element.
+    """
     found: dict[tuple[int, int], tuple[float, Frame, Array]] = {}
+    to_images = np.full(len(descriptor.elements), np.inf)
     for frame in frames[:: max(1, len(frames) // FRAMES)]:
         g = descriptor.geometry([frame])
         first = np.repeat(np.arange(frame.n_atoms), np.diff(g.first))
         distance = np.linalg.norm(g.x[g.second] - g.x[g.centre[first]], axis=1)
         species = g.species
+        own = np.flatnonzero(g.owner[g.second] == first)
+        np.minimum.at(to_images, species[first[own]], distance[own])
         for a, b in itertools.combinations_with_replacement(range(len(descriptor.elements)), 2):
             mine = np.flatnonzero((species[first] == a) & (g.kinds[g.second] == b) & (g.owner[g.second] != first))
             if len(mine):
@@ -91,7 +101,7 @@ def _shortest_bonds(descriptor: Descriptor, frames: Dataset) -> dict[tuple[int, 
                 if distance[e] < found.get((a, b), (np.inf,))[0]:
                     i, j = int(first[e]), int(g.owner[g.second[e]])
                     found[a, b] = float(distance[e]), frame, np.array([i, j, *(g.x[g.second[e]] - g.x[g.centre[i]])])
-    return found
+    return found, to_images
 
 
 def _dimers(descriptor: Descriptor, pair: tuple[int, int], distances: Array) -> list[Frame]:
