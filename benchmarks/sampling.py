@@ -1,7 +1,8 @@
 """How fast extended ensembles sample, beside plain LAMMPS: steps per second, and crossings of liquid and solid.
 
     python benchmarks/sampling.py             both
-    python benchmarks/sampling.py speed       one core: biased steps/s over plain LAMMPS NPT, same potential and cell
+    python benchmarks/sampling.py speed       one core: biased steps/s over plain LAMMPS NPT, same potential and cell;
+                                              and of a committee of four that has learnt the potential
     python benchmarks/sampling.py crossings   one core: 32 atoms for 2 ns, 108 atoms for 1.2 ns, learning included
 
 Rounds of each path take turns, and ratios are of medians within this one run.
@@ -24,6 +25,10 @@ import numpy as np
 
 from potstill import crystals
 from potstill.backends import resolve
+from potstill.config import ModelConfig, TrainConfig
+from potstill.data import Dataset
+from potstill.label import compute
+from potstill.model import Committee
 from potstill.protocols import State
 from potstill.sample.bias import FROZEN, Learning
 from potstill.sample.campaign import Campaign
@@ -31,6 +36,7 @@ from potstill.sample.ensembles import HIGH, LOW, ExtendedEnsemble
 from potstill.sample.thermodynamics import crossings
 from potstill.sample.walkers import Engine, Task, advance
 from potstill.store import versions
+from potstill.train import train
 
 VOLUME = 10.916  # Å³/atom of nickel at rest in this potential
 EAM = "lammps:NiAlH_jea.eam.alloy"
@@ -103,9 +109,21 @@ def biased(campaign: Campaign, state, potential, steps: int) -> float:
     return (steps - 20) / (time.perf_counter() - began - overhead)
 
 
+def learnt() -> Committee:
+    """Return a committee of four, of the default size, that has learnt hot crystals and melts well enough to move."""
+    eam = resolve(EAM)
+    campaign = Campaign(
+        ensemble("structure-factor", 2, 4000), eam, crystals.supercell("fcc", "Ni", VOLUME, 32), 1, None
+    )
+    with ThreadPoolExecutor(1) as pool:
+        produced = next(state for state in campaign.rounds(pool) if state.kind == "produce")
+    frames = list(campaign.frames_of(produced))[::2]
+    return train(Dataset([f.labelled(compute(f, eam)) for f in frames]), ModelConfig(), TrainConfig(steps=300), seed=1)
+
+
 def speed() -> None:
     """Print steps/s and ratios."""
-    eam = resolve(EAM)
+    eam, committee = resolve(EAM), learnt()
     print("steps/s on one core, and ratio to plain LAMMPS NPT")
     for n_atoms, steps in ((32, 20_000), (108, 6_000)):
         paths = {"plain LAMMPS NPT": lambda n=n_atoms, s=steps: plain(n, s)}
@@ -117,6 +135,9 @@ def speed() -> None:
                 paths["LAMMPS, compiled callback"] = lambda c=c, st=state, s=steps, p=through: biased(c, st, p, s)
                 slow = Through(eam, lammps=False)
                 paths["any ASE calculator"] = lambda c=c, st=state, s=steps, p=slow: biased(c, st, p, s // 20)
+                paths["committee, compiled"] = lambda c=c, st=state, s=steps: biased(c, st, committee, s // 20)
+                slow = Through(committee, lammps=False)
+                paths["committee, ASE calculator"] = lambda c=c, st=state, s=steps, p=slow: biased(c, st, p, s // 20)
         rates = {name: [] for name in paths}
         for _ in range(5):
             for name, run in paths.items():

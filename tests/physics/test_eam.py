@@ -10,7 +10,6 @@ from potstill.backends.lammps import LammpsPotential, potentials_folder
 from potstill.crystals import atomic_volume, ground_state, supercell
 from potstill.errors import BackendError
 from potstill.sample.eam import energy_forces, list_pairs, neighbours, read_eam, work_space
-from potstill.sample.freshness import forget_stale
 
 FILES = [
     ("NiAlH_jea.eam.alloy", "Ni", "eam/alloy"),
@@ -156,20 +155,3 @@ def test_broken_tables_are_refused_with_a_sentence_that_names_the_file(tmp_path)
         assert len(str(told.value)) > 40, what
     with pytest.raises(BackendError, match="not Cu"):
         read_eam(_file(tmp_path, whole), "eam/alloy", "Cu")
-
-
-def test_compiled_code_is_forgotten_when_any_source_beside_it_changes(tmp_path):
-    (tmp_path / "a.py").write_text("import numba\none = 1\n")
-    (tmp_path / "b.py").write_text("import numba\ntwo = 2\n")
-    (tmp_path / "c.py").write_text("three = 3\n")
-    assert forget_stale(tmp_path)
-    compiled = [tmp_path / "__pycache__" / name for name in ("a.f-1.py311.nbi", "a.f-1.py311.1.nbc")]
-    for file in compiled:
-        file.write_bytes(b"machine code")
-    assert not forget_stale(tmp_path)
-    assert all(file.exists() for file in compiled)
-    (tmp_path / "c.py").write_text("three = 4\n")
-    assert not forget_stale(tmp_path)  # not compiled
-    (tmp_path / "b.py").write_text("import numba\ntwo = 3\n")
-    assert forget_stale(tmp_path)
-    assert not any(file.exists() for file in compiled)

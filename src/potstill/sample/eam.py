@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.errors import BackendError
-from potstill.sample.freshness import forget_stale
+from potstill.freshness import forget_stale
 
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
 
-forget_stale(Path(__file__).parent)  # before anything below is compiled or read back
+_HERE = Path(__file__).parent
+forget_stale(_HERE, _HERE.parent / "model", _HERE.parent / "memory.py")  # before anything is compiled or read back
 
 STYLES = ("eam", "eam/alloy", "eam/fs")
 LARGEST_FILE = 200_000_000  # bytes; the largest of LAMMPS's own tables has 7 million

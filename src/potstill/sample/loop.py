@@ -1,4 +1,6 @@
-"""The fast path: embedded atoms, order parameter, bias, Langevin dynamics and moves of the cell in one compiled loop.
+"""The fast path: potential, order parameter, bias, Langevin dynamics and moves of the cell in one compiled loop.
+
+Potentials are tabulated embedded atoms and committees of ours, see :mod:`potstill.sample.potentials`.
 
 Dynamics is Langevin by the BAOAB splitting (Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34), with forces
 F' = (1 + ∂B/∂U) F − (∂B/∂s) ∇s. Every few steps the cell tries a Monte-Carlo move: the volume by a uniform step in ln
@@ -20,15 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.sample.bias import FROZEN, Bias, Learning, evaluate, learn
-from potstill.sample.eam import Neighbours, Scratch, Tables, energy_forces, list_pairs, place_images
+from potstill.sample.eam import Neighbours, Scratch, Tables, list_pairs, place_images
 from potstill.sample.order import NONE, Order, OrderScratch, order_parameter
+from potstill.sample.potentials import Network, Room, energy_forces, listed
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 FINE, CROWDED, EXPLODED = 0, 1, 2
 HOTTEST = 20.0  # of the mean kinetic energy: beyond it, or beyond the next, a run has exploded
-LARGEST_ENERGY = 1e3  # eV/atom
+LARGEST_ENERGY = 1e3  # eV/atom, from where a call began: totals of electronic-structure codes are larger themselves
 RECORD = ("energy", "volume", "order", "bias", "scale", "kinetic")
 # What is counted: records, frames, traces written; volume moves tried and accepted; shape moves the same; lists built.
 RECORDS, FRAMES, TRACES, TRIED, ACCEPTED, SHAPES_TRIED, SHAPES_ACCEPTED, LISTS = range(8)
@@ -133,6 +136,14 @@ def _product(a: F64, b: F64, out: F64) -> None:
             out[i, k] = a0 * b[0, k] + a1 * b[1, k] + a2 * b[2, k]
 
 
+@nb.njit
+def _put(a: F64, out: F64) -> None:
+    """Copy a matrix; ``out[:] = a`` makes numba compile words for an error that cannot be, at each such place."""
+    for i in range(a.shape[0]):
+        for k in range(a.shape[1]):
+            out[i, k] = a[i, k]
+
+
 @nb.njit(fastmath=True)
 def stale(x: F64, built: F64, inverse_built: F64, h: F64, cutoff: float, skin: float) -> bool:
     """Whether a list built for positions ``built`` may miss a pair at ``x`` in the cell ``h``.
@@ -171,11 +182,13 @@ def _strained(rng: Any, step: float, out: F64) -> None:
     for i in range(3):
         e[i, i] -= mean
     term, following = np.eye(3), np.zeros((3, 3))
-    out[:] = term
+    _put(term, out)
     for order in range(1, 9):
         _product(term, e, following)
-        term[:] = following / order
-        out += term
+        for i in range(3):
+            for k in range(3):
+                term[i, k] = following[i, k] / order
+                out[i, k] += term[i, k]
 
 
 @nb.njit(fastmath=True)
@@ -198,13 +211,13 @@ def walk(  # noqa: C901, PLR0911, PLR0912 - one loop, compiled as one
     rng: Any,
     walker: Walker,
     steps: int,
-    tables: Tables,
+    potential: Tables | Network,
     order: Order,
     bias: Bias,
     how: Learning,
     md: Md,
     nl: Neighbours,
-    work: Scratch,
+    work: Scratch | Room,
     order_work: OrderScratch,
     out: Output,
 ) -> int:
@@ -215,7 +228,7 @@ def walk(  # noqa: C901, PLR0911, PLR0912 - one loop, compiled as one
     x, v, h = walker.x, walker.v, walker.h
     n = x.shape[0]
     beta0, p0 = bias.beta0, bias.p0
-    reach = tables.cutoff + md.skin
+    reach = potential.cutoff + md.skin
     f, ds = np.zeros((n, 3)), np.zeros((n, 3))
     x_new, f_new, ds_new = np.empty((n, 3)), np.empty((n, 3)), np.zeros((n, 3))
     inverse, inverse_new, h_new, strain = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
@@ -226,9 +239,12 @@ def walk(  # noqa: C901, PLR0911, PLR0912 - one loop, compiled as one
     volume = abs(invert(h, inverse))
     if list_pairs(x, h, inverse, reach, nl) < 0:
         return CROWDED
-    built[:], inverse_built[:] = x, inverse
+    listed(nl, potential, work)
+    _put(x, built)
+    _put(inverse, inverse_built)
     out.counts[LISTS] += 1
-    energy = energy_forces(x, nl, tables, work, f)
+    energy = energy_forces(x, nl, potential, work, f)
+    zero = energy
     s = order_parameter(x, inverse, volume, nl, order, order_work, ds) if order.kind != NONE else 0.0
     value, by_u, _, by_s = evaluate(energy, volume, s, bias)
     updates = 0.0
@@ -239,16 +255,18 @@ def walk(  # noqa: C901, PLR0911, PLR0912 - one loop, compiled as one
                 x[i, k] += 0.5 * md.dt * v[i, k]
                 v[i, k] = keep * v[i, k] + kick * rng.standard_normal()
                 x[i, k] += 0.5 * md.dt * v[i, k]
-        if stale(x, built, inverse_built, h, tables.cutoff, md.skin):
+        if stale(x, built, inverse_built, h, potential.cutoff, md.skin):
             for i in range(n):
                 if not abs(x[i, 0]) + abs(x[i, 1]) + abs(x[i, 2]) < 1e5:
                     return EXPLODED
             if list_pairs(x, h, inverse, reach, nl) < 0:
                 return CROWDED
-            built[:], inverse_built[:] = x, inverse
+            listed(nl, potential, work)
+            _put(x, built)
+            _put(inverse, inverse_built)
             out.counts[LISTS] += 1
-        energy = energy_forces(x, nl, tables, work, f)
-        if not abs(energy) < LARGEST_ENERGY * n:
+        energy = energy_forces(x, nl, potential, work, f)
+        if not abs(energy - zero) < LARGEST_ENERGY * n:
             return EXPLODED
         if order.kind != NONE:
             s = order_parameter(x, inverse, volume, nl, order, order_work, ds)
@@ -277,14 +295,16 @@ def walk(  # noqa: C901, PLR0911, PLR0912 - one loop, compiled as one
             if allowed:
                 volume_new = abs(invert(h_new, inverse_new))
                 _product(x, strain, x_new)
-                if stale(x_new, built, inverse_built, h_new, tables.cutoff, md.skin):
+                if stale(x_new, built, inverse_built, h_new, potential.cutoff, md.skin):
                     if list_pairs(x, h, inverse, reach, nl) < 0:  # of the old positions: the new ones are near them
                         return CROWDED
-                    built[:], inverse_built[:] = x, inverse
+                    listed(nl, potential, work)
+                    _put(x, built)
+                    _put(inverse, inverse_built)
                     out.counts[LISTS] += 1
                     _product(x, strain, x_new)
                 place_images(nl, h_new)
-                energy_new = energy_forces(x_new, nl, tables, work, f_new)
+                energy_new = energy_forces(x_new, nl, potential, work, f_new)
                 s_new = s
                 if order.kind != NONE:
                     s_new = order_parameter(x_new, inverse_new, volume_new, nl, order, order_work, ds_new)
@@ -292,7 +312,11 @@ def walk(  # noqa: C901, PLR0911, PLR0912 - one loop, compiled as one
                 gain = jacobian - beta0 * (energy_new - energy + p0 * (volume_new - volume) + value_new - value)
                 if gain >= 0.0 or rng.random() < math.exp(gain):
                     out.counts[SHAPES_ACCEPTED if shape else ACCEPTED] += 1
-                    x[:], f[:], ds[:], h[:], inverse[:] = x_new, f_new, ds_new, h_new, inverse_new
+                    _put(x_new, x)
+                    _put(f_new, f)
+                    _put(ds_new, ds)
+                    _put(h_new, h)
+                    _put(inverse_new, inverse)
                     energy, volume, s, value = energy_new, volume_new, s_new, value_new
                     by_u, by_s = by_u_new, by_s_new
                 else:
@@ -318,12 +342,12 @@ def walk(  # noqa: C901, PLR0911, PLR0912 - one loop, compiled as one
                 out.records[row, 5] = 0.5 * md.mass * kinetic
                 out.counts[RECORDS] += 1
         if md.trace_every > 0 and step % md.trace_every == 0 and out.counts[TRACES] < out.trace.shape[0]:
-            out.trace[out.counts[TRACES]] = f
+            _put(f, out.trace[out.counts[TRACES]])
             out.counts[TRACES] += 1
         if md.frame_every > 0 and step % md.frame_every == 0 and out.counts[FRAMES] < out.frames.shape[0]:
             row = out.counts[FRAMES]
-            out.frames[row] = x
-            out.cells[row] = h
+            _put(x, out.frames[row])
+            _put(h, out.cells[row])
             out.marks[row, 0], out.marks[row, 1], out.marks[row, 2] = step, energy, s
             out.marks[row, 3] = 1.0 + by_u
             out.counts[FRAMES] += 1

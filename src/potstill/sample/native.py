@@ -63,7 +63,7 @@ _ARRAYS = (
 )  # fmt: skip
 _AT = {name: 4 * k for k, name in enumerate(_ARRAYS)}
 # reals: β₀, P₀, stiffness, wall, scale of s, then the learning's start, burn-in and walkers, half a step over the mass,
-# LAMMPS's velocity in ours, skin, updates so far, mass.
+# LAMMPS's velocity in ours, skin, updates so far, mass, the first energy.
 # words: form, whether V is the second variable, kind of order, method, strides of records, frames and traces, whether
 # the run has failed, whether the list of bonds is good.
 (_BETA, _BETA_P, _CENTRES, _F, _WEIGHT, _TOP, _PART, _SUMS, _TOTAL, _GRID, _ORIGIN, _STEP, _WALLS, _HKL, _PHASE,
@@ -92,7 +92,9 @@ def _step(  # noqa: C901, PLR0912 - one step, compiled as one
 ) -> None:
     """Do one step's work; ``b`` is the block of words."""
     r, w = _row(b, _REALS), carray(words_at(b[_WORDS]), (b[_WORDS + 1],))
-    if w[7] or n != b[_DS + 1] or not abs(energy) < LARGEST_ENERGY * n:
+    if step == 0:
+        r[13] = energy
+    if w[7] or n != b[_DS + 1] or not abs(energy - r[13]) < LARGEST_ENERGY * n:
         w[7] = 1  # failed: from here on nothing is added, and the caller will see
         added[:] = 0.0
         return
@@ -247,7 +249,7 @@ def walk_native(
     scratch = order_scratch(n, order.hkl, n * BONDS_PER_ATOM if order.kind == Q6 else 1)
     reals = np.array([
         bias.beta0, bias.p0, bias.stiffness, bias.wall, order.scale, how.start, how.burn_in, how.walkers,
-        0.5 * md.dt / md.mass, 1.0 / per_ps, md.skin, 0.0, md.mass,
+        0.5 * md.dt / md.mass, 1.0 / per_ps, md.skin, 0.0, md.mass, 0.0,
     ])  # fmt: skip
     words = np.array(
         [
@@ -306,7 +308,8 @@ class _Here:
         atoms.set_positions(x)
         self.energy = float(atoms.get_potential_energy())
         self.forces = np.array(atoms.get_forces(), dtype=float)
-        if not abs(self.energy) < LARGEST_ENERGY * len(x) or not np.isfinite(self.forces).all():
+        bonds.zero = self.energy if bonds.zero is None else bonds.zero
+        if not abs(self.energy - bonds.zero) < LARGEST_ENERGY * len(x) or not np.isfinite(self.forces).all():
             raise ArithmeticError("the energy is beyond what a metal has")
         self.ds = np.zeros_like(x)
         self.s = bonds.order(x, h, self.inverse, self.volume, order, self.ds) if order.kind != NONE else 0.0
@@ -322,9 +325,13 @@ class _Here:
 
 
 class _Bonds:
-    """The order parameter and the list that Q6 needs, made anew each time: it is cheap beside a calculator."""
+    """The order parameter and the list that Q6 needs, made anew each time: it is cheap beside a calculator.
+
+    ``zero`` is the energy of where a walk began, eV.
+    """
 
     def __init__(self, n: int, order: Order) -> None:
+        self.zero: float | None = None
         self.found = neighbours(n, n * PAIRS_PER_ATOM)
         self.scratch = order_scratch(n, order.hkl, n * BONDS_PER_ATOM)
 

@@ -96,6 +96,13 @@ def bragg_vectors(crystal: Atoms) -> tuple[I64, float]:
     return np.ascontiguousarray(half[:shell], np.int64), float(amplitude[:shell].mean())
 
 
+def reach_of(order: Order, volume: float, n: int) -> float:
+    """Return how far a list of pairs must reach (Å) for ``n`` atoms in cells of ``volume`` Å³ and somewhat more."""
+    if order.kind != Q6 or not math.isfinite(volume):
+        return 0.0
+    return FADE[1] * (4.0 * 1.1 * volume / n) ** (1.0 / 3.0)
+
+
 def order_scratch(n: int, hkl: I64, capacity: int) -> OrderScratch:
     """Return work space for ``n`` atoms and ``capacity`` bonds."""
     highest = int(np.abs(hkl).max(initial=0))

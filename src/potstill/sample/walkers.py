@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from potstill.errors import BackendError
+from potstill.model import Committee
 from potstill.protocols import DrivenDynamics, Potential
 from potstill.sample.bias import Bias, Learning, copied
-from potstill.sample.eam import STYLES, Eam, list_pairs, neighbours, read_eam, work_space
+from potstill.sample.eam import STYLES, Eam, Scratch, Tables, list_pairs, neighbours, read_eam, work_space
 from potstill.sample.loop import CROWDED, FINE, Md, Output, Walker, output, walk
-from potstill.sample.order import Q6, Order, bragg_vectors, order_parameter, order_scratch
+from potstill.sample.order import Q6, Order, bragg_vectors, order_parameter, order_scratch, reach_of
+from potstill.sample.potentials import Network, Room, network_of, room
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-MOST_COMPILED = 600  # atoms; beyond, LAMMPS's lists by cells win over ours by pairs
+MOST_COMPILED = 600  # atoms; beyond, lists by cells win over ours by pairs
 PAIRS_PER_ATOM = 250  # in the list of the compiled path; doubled until they fit
 BONDS_PER_ATOM = 40
 
@@ -50,9 +52,10 @@ class Engine:
 
     @property
     def path(self) -> str:
-        """``compiled`` (tabulated EAM), ``lammps`` (any pair style) or ``calculator`` (anything with forces)."""
+        """``compiled`` (tabulated EAM, our committees), ``lammps`` (any pair style) or ``calculator`` (any forces)."""
         p = self.potential
-        if isinstance(p, FromFile) and p.style in STYLES and self.n_atoms <= MOST_COMPILED:
+        known = isinstance(p, Committee) or (isinstance(p, FromFile) and p.style in STYLES)
+        if known and self.n_atoms <= MOST_COMPILED:
             return "compiled"
         return "lammps" if isinstance(p, DrivenDynamics) else "calculator"
 
@@ -121,11 +124,22 @@ def _tables(path: str, style: str, element: str, _fingerprint: str) -> Eam:
     return read_eam(Path(path), style, element)
 
 
+def _inside(task: Task) -> Tables | Network:
+    """Return the potential as the compiled loop reads it."""
+    p, element = task.engine.potential, task.engine.element
+    if isinstance(p, FromFile):
+        return _tables(p.path, p.style, element, p.fingerprint).tables
+    if isinstance(p, Committee):
+        return network_of(p, element, reach_of(task.order, task.bias.walls[1], task.engine.n_atoms))
+    raise BackendError("The compiled path needs a table of embedded atoms, or a committee.")  # the path knows better
+
+
+def _space(potential: Tables | Network, n: int, capacity: int) -> Scratch | Room:
+    return room(potential, n, capacity) if isinstance(potential, Network) else work_space(n, capacity)
+
+
 def _compiled(task: Task) -> Done:
-    potential, n = task.engine.potential, task.engine.n_atoms
-    if not isinstance(potential, FromFile):  # the path was chosen because it is
-        raise BackendError("The compiled path needs a table of embedded atoms.")
-    eam = _tables(potential.path, potential.style, task.engine.element, potential.fingerprint)
+    potential, n = _inside(task), task.engine.n_atoms
     for doubling in range(8):
         capacity = n * PAIRS_PER_ATOM * 2**doubling
         walker, bias = Walker(*(a.copy() for a in task.walker)), copied(task.bias)
@@ -135,13 +149,13 @@ def _compiled(task: Task) -> Done:
             np.random.default_rng(task.seed),
             walker,
             task.steps,
-            eam.tables,
+            potential,
             task.order,
             bias,
             task.how,
             task.md,
             neighbours(n, capacity),
-            work_space(n, capacity),
+            _space(potential, n, capacity),
             scratch,
             out,
         )

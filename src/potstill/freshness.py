@@ -11,16 +11,29 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def forget_stale(folder: Path) -> bool:
+def forget_stale(folder: Path, *others: Path) -> bool:
     """Delete numba's files of a package folder if its sources are not those that they were made from.
 
-    Returns whether anything was forgotten. A folder that may not be written is left alone: nobody edits it either.
+    Call it when the package is imported, before anything compiled is called.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the machine code's entry points are.
+    *others : Path
+        Further folders and files whose compiled functions those call.
+
+    Returns
+    -------
+    bool
+        Whether anything was forgotten. A folder that may not be written is left alone: nobody edits it either.
     """
     content = hashlib.sha256()
-    for source in sorted(folder.glob("*.py")):
-        text = source.read_bytes()
-        if b"numba" in text:  # the others do not end up in machine code
-            content.update(source.name.encode() + b"\0" + text)
+    for place in (folder, *others):
+        for source in sorted(place.glob("*.py")) if place.is_dir() else [place]:
+            text = source.read_bytes()
+            if b"numba" in text:  # the others do not end up in machine code
+                content.update(f"{source.parent.name}/{source.name}".encode() + b"\0" + text)
     cache = folder / "__pycache__"
     mark = cache / "sources.sha256"
     with suppress(OSError):
