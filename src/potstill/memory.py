@@ -49,3 +49,17 @@ call_external = _caller(types.void, *[types.intp] * 3, types.float64, *[types.in
 call_lookup = _caller(types.intp, types.intp, types.intp)
 call_compute = _caller(types.intp, types.intp, types.intp, types.int32, types.int32)
 call_set = _caller(types.void, types.intp, types.intp, types.intp)
+
+# LAMMPS's library: a setting by name, a global energy, a flag; realloc.
+call_setting = _caller(types.int32, types.intp, types.intp)
+call_energy = _caller(types.void, types.intp, types.intp, types.float64)
+call_alone = _caller(types.void, types.intp)
+call_realloc = _caller(types.intp, types.intp, types.intp)
+
+# MPI_Allreduce, MPI_Alltoall, MPI_Alltoallv, where handles are numbers.
+call_reduce = _caller(types.int32, types.intp, types.intp, *[types.int32] * 4)
+call_exchange = _caller(types.int32, types.intp, *[types.int32] * 2, types.intp, *[types.int32] * 3)
+call_exchange_rows = _caller(types.int32, *[types.intp] * 3, types.int32, *[types.intp] * 3, *[types.int32] * 2)
+
+# What potstill.model.surroundings.function returns the address of.
+call_evaluate = _caller(types.void, *[types.intp] * 15)
