@@ -1,6 +1,7 @@
 """Labelled frames and committees trained on them, made once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from potstill.crystals import atomic_volume, supercell
 from potstill.data import Dataset, Frame
 from potstill.label import compute
 from potstill.model import Committee
+from potstill.model.network import Wall
 from potstill.testing import example_frames
 from potstill.train import train
 
@@ -60,10 +62,22 @@ def committee(data, model) -> Committee:
 
 
 @pytest.fixture(scope="session")
-def alloy(shaken, model) -> Committee:
+def mixed(shaken) -> Dataset:
+    """Eight frames of 8 Ni and Al atoms."""
+    return shaken(8, seed=2, elements=("Ni", "Al"))
+
+
+@pytest.fixture(scope="session")
+def alloy(mixed, model) -> Committee:
     """Two members for nickel and aluminium."""
-    data = shaken(8, seed=2, elements=("Ni", "Al"))
-    return train(data, model, TrainConfig(members=2, steps=60, learning_rate=0.02), seed=1)
+    return train(mixed, model, TrainConfig(members=2, steps=60, learning_rate=0.02), seed=1)
+
+
+@pytest.fixture(scope="session")
+def walled(alloy) -> Committee:
+    """The same, with walls far inside what is looked at, one for each pair."""
+    reach = np.array([[3.4, 3.1], [3.1, 2.9]])
+    return replace(alloy, wall=Wall(reach, np.array([[2.0, 1.0], [1.0, 4.0]]), alloy.wall.charge))
 
 
 @pytest.fixture(scope="session")

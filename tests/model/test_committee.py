@@ -1,9 +1,11 @@
 """A trained committee: its two paths agree, its surface is smooth, and it answers for every kind of structure."""
 
 import itertools
+import math
 import pickle
 from dataclasses import replace
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -12,18 +14,23 @@ from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import special_ortho_group
 
-from potstill.data import Dataset, Frame, Labels, tensor, voigt
+from potstill.data import VOIGT, Dataset, Frame, Labels, tensor, voigt
 from potstill.errors import DataError
-from potstill.model import Committee, Descriptor, FrameFeatures, Whitening
-from potstill.model.committee import silu
+from potstill.model import Committee, Descriptor, FrameFeatures, Whitening, neighbours
+from potstill.model.committee import SKIN
 from potstill.model.descriptor import chunks
-from potstill.model.fit import JacobianCache, _Network
+from potstill.model.fit import Descriptions, _Batch, _lesson, _Network
+from potstill.model.network import no_wall
 from potstill.testing import example_frames
 
 SINGLE = 3e-6  # of the largest value: one path computes in single precision, the other in double
 ROUND_OFF = 1e-11  # eV, eV/Å; sums in another order
+SAME = 1e-9  # eV, eV/Å; the same structure, otherwise written
+DERIVATIVE = 1e-5  # of the largest component, by central differences
 
+seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=12)
 KINDS = ("liquid", "triclinic", "slab", "molecule")
 
@@ -37,10 +44,15 @@ def ask(committee, atoms):
 # --- the path that trains and the path that predicts ---
 
 
-@pytest.mark.parametrize("elements", [("Ni",), ("Ni", "Al"), ("Al", "Ni")])
-@pytest.mark.parametrize("hidden", [(7,), (8, 5), (6, 5, 4)])
+def labelled(frame):
+    return frame.labelled(Labels(0.0, np.zeros((frame.n_atoms, 3)), None, "none"))
+
+
+@pytest.mark.parametrize("elements", [("Ni",), ("Ni", "Al"), ("Al", "Cu", "Ni")])
+@pytest.mark.parametrize("hidden", [(7,), (8, 17), (6, 5, 4), (1, 40, 2, 3)])
 def test_training_and_inference_compute_the_same_network(elements, hidden):
-    frames = [example_frames(elements, seed=s)["liquid"] for s in range(3)]
+    frames = Dataset(labelled(example_frames(elements, seed=s)["liquid"]) for s in range(3))
+    frames |= Dataset([labelled(example_frames(elements)["slab"])])
     descriptor = Descriptor(elements, 5.0, 4.5, 5, 3, 3)
     whitening = Whitening.fit(descriptor, frames)
     members, shift = 3, np.linspace(-4.0, -3.0, len(elements))
@@ -48,60 +60,148 @@ def test_training_and_inference_compute_the_same_network(elements, hidden):
     network = _Network(whitening, hidden, members, generator)
     for parameter in network.parameters():  # far from the start, where biases and linear terms are zero
         parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-    committee = Committee(descriptor, whitening, network.fold(shift), 1.0, {})
-    cache = JacobianCache(descriptor)
-    for frame, predicted in zip(frames, committee.predict(frames), strict=True):
-        e = cache.example(frame.labelled(Labels(0.0, np.zeros((frame.n_atoms, 3)), None, "none")))
-        G, K = torch.as_tensor(e.G[None]).float(), torch.as_tensor(e.K).reshape(1, -1, e.K.shape[-1])
-        energy, slope = network.predict(G, K, torch.as_tensor(e.species[None]))
-        energy = energy[0].numpy() + shift[e.species].sum()
-        slope = slope[0].numpy()
-        n = frame.n_atoms
-        forces = predicted.forces.reshape(members, -1)
-        virial = np.array([voigt(v) for v in predicted.virial])
-        np.testing.assert_allclose(energy, predicted.energy, rtol=SINGLE)
-        np.testing.assert_allclose(-slope[:, : 3 * n], forces, rtol=0, atol=10 * SINGLE * np.abs(forces).max())
-        np.testing.assert_allclose(slope[:, 3 * n :], virial, rtol=0, atol=10 * SINGLE * np.abs(virial).max())
-        assert np.ptp(predicted.energy) > 1e-3
+    weights = network.fold(shift)
+    committee = Committee(descriptor, whitening, weights, no_wall(len(elements)), None, 1.0, 1.0, {})
+    lesson = _lesson(frames, Descriptions(descriptor), whitening, torch.device("cpu"))
+    batch = _Batch.of(lesson, descriptor.shape, np.array([2, 0, 3]))
+    of_atoms, of_forces, of_virial = (t.numpy() for t in network.predict(batch))
+    for k, p in enumerate(committee.predict(frames.take(batch.frames))):
+        mine = slice(batch.at[k], batch.at[k + 1])
+        energies = of_atoms[:, mine] + shift[lesson.species[batch.atoms[mine]]]
+        virial = np.array([voigt(v) for v in p.virial])
+        np.testing.assert_allclose(energies, p.energies, rtol=0, atol=10 * SINGLE * np.abs(p.energies).max())
+        np.testing.assert_allclose(p.energies.sum(1), p.energy, rtol=1e-12)
+        np.testing.assert_allclose(of_forces[:, mine], p.forces, rtol=0, atol=10 * SINGLE * np.abs(p.forces).max())
+        np.testing.assert_allclose(of_virial[:, k], virial, rtol=0, atol=10 * SINGLE * np.abs(virial).max())
+        assert np.ptp(p.energy) > 1e-3
+
+
+# --- derivatives ---
+
+
+def deformed(atoms, moves, strain):
+    A = np.eye(3) + strain
+    return Atoms(atoms.numbers, positions=(atoms.positions + moves) @ A, cell=atoms.cell.array @ A, pbc=atoms.pbc)
+
+
+def slope(committee, atoms, moves, strain, h):
+    """Change of each member's energy along moves and strain, by central differences of fourth order."""
+    e = [committee.predict([Frame(deformed(atoms, s * h * moves, s * h * strain))])[0].energy for s in (2, 1, -1, -2)]
+    return (8 * (e[1] - e[2]) - (e[0] - e[3])) / (12 * h)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_forces_and_virial_of_each_member_are_derivatives_of_its_own_energy(alloy, kind):
-    atoms = example_frames(["Ni", "Al"])[kind].atoms
-    p = alloy.predict([Frame(atoms)])[0]
-    rng = np.random.default_rng(0)
-    direction, strain = rng.normal(size=atoms.positions.shape), rng.normal(size=(3, 3))
-    strain += strain.T
-
-    def at(s, t):
-        deformation = np.eye(3) + t * strain
-        moved = Atoms(
-            atoms.numbers,
-            positions=(atoms.positions + s * direction) @ deformation,
-            cell=atoms.cell.array @ deformation,
-            pbc=atoms.pbc,
+@pytest.mark.parametrize("who", ["alloy", "walled"])
+def test_forces_of_each_member_are_derivatives_of_its_own_energy(request, who, kind):
+    """After a large random displacement, along a random direction of all atoms and along single coordinates."""
+    committee, rng = request.getfixturevalue(who), np.random.default_rng(0)
+    atoms = example_frames(["Ni", "Al"])[kind].atoms.copy()
+    n = len(atoms)
+    atoms.positions += rng.normal(0.0, 0.15, (n, 3))
+    (p,) = committee.predict([Frame(atoms)])
+    directions = [rng.normal(size=(n, 3)) for _ in range(3)]
+    for k in rng.permutation(3 * n)[:8]:
+        directions.append(np.zeros((n, 3)))
+        directions[-1].flat[k] = 1.0
+    for u in directions:
+        along = slope(committee, atoms, u, np.zeros((3, 3)), 2e-4)
+        expected = -(p.forces * u).sum((1, 2))
+        np.testing.assert_allclose(
+            expected, along, rtol=0, atol=DERIVATIVE * np.linalg.norm(u) * np.abs(p.forces).max()
         )
-        return alloy.predict([Frame(moved)])[0].energy
-
-    h = 1e-5
-    slope = (at(h, 0) - at(-h, 0)) / (2 * h)
-    np.testing.assert_allclose(-(p.forces * direction).sum((1, 2)), slope, rtol=1e-6, atol=1e-7)
-    slope = (at(0, h) - at(0, -h)) / (2 * h)
-    np.testing.assert_allclose((p.virial * strain).sum((1, 2)), slope, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(p.virial, p.virial.transpose(0, 2, 1), rtol=0, atol=0)
-    np.testing.assert_allclose(p.forces.sum(1), 0, atol=ROUND_OFF)
+    np.testing.assert_allclose(p.forces.sum(1), 0, atol=ROUND_OFF * np.abs(p.forces).max())
 
 
-def test_the_derivative_of_the_activation_is_its_slope():
-    z = np.linspace(-30, 30, 601)
-    h = 1e-6
-    np.testing.assert_allclose(silu(z)[1], (silu(z + h)[0] - silu(z - h)[0]) / (2 * h), atol=1e-8)
-    assert silu(np.array([0.0]))[0] == 0
-    np.testing.assert_allclose(silu(np.array([-700.0, 700.0])), [[0, 700], [0, 1]], atol=1e-12)
+@pytest.mark.parametrize("kind", ["liquid", "triclinic"])
+@pytest.mark.parametrize("who", ["alloy", "walled"])
+def test_virials_of_each_member_are_derivatives_of_its_own_energy(request, who, kind):
+    committee, rng = request.getfixturevalue(who), np.random.default_rng(1)
+    atoms = example_frames(["Ni", "Al"])[kind].atoms.copy()
+    atoms.positions += rng.normal(0.0, 0.15, atoms.positions.shape)
+    (p,) = committee.predict([Frame(atoms)])
+    strains = [rng.normal(size=(3, 3)) for _ in range(2)]
+    strains = [s + s.T for s in strains] + [np.outer(*np.eye(3)[[a, b]]) for a, b in VOIGT]
+    for strain in strains:
+        along = slope(committee, atoms, np.zeros((len(atoms), 3)), strain, 2e-5)
+        expected = (p.virial * strain).sum((1, 2))
+        atol = DERIVATIVE * np.linalg.norm(strain) * np.abs(p.virial).max()
+        np.testing.assert_allclose(expected, along, rtol=0, atol=atol)
+    assert np.array_equal(p.virial, p.virial.transpose(0, 2, 1))
 
 
-def test_the_activation_is_quiet_far_out():
-    np.testing.assert_allclose(silu(np.array([-1000.0, 1000.0])), [[0, 1000], [0, 1]])
+# --- symmetries ---
+
+
+def assert_same(got, expected, turn=None, order=slice(None), times=1):
+    """Whether two predictions are the same up to a rotation, an order of the atoms, and a number of copies."""
+    R = np.eye(3) if turn is None else turn
+    n = expected.forces.shape[1] * times
+    np.testing.assert_allclose(got.energy, times * expected.energy, rtol=0, atol=SAME * n)
+    forces = np.tile(expected.forces @ R.T, (1, times, 1))[:, order]
+    np.testing.assert_allclose(got.forces, forces, rtol=0, atol=SAME)
+    np.testing.assert_allclose(got.virial, times * (R @ expected.virial @ R.T), rtol=0, atol=10 * SAME * n)
+
+
+@few
+@given(seeds, st.booleans(), st.sampled_from(KINDS))
+def test_rotations_and_reflections_turn_forces_and_virial_and_nothing_else(alloy, seed, mirror, kind):
+    atoms = example_frames(["Ni", "Al"])[kind].atoms
+    R = special_ortho_group.rvs(3, random_state=seed) * (-1 if mirror else 1)
+    turned = Atoms(atoms.numbers, positions=atoms.positions @ R.T, cell=atoms.cell.array @ R.T, pbc=atoms.pbc)
+    (before,), (after,) = alloy.predict([Frame(atoms)]), alloy.predict([Frame(turned)])
+    assert_same(after, before, turn=R)
+
+
+@few
+@given(seeds, st.sampled_from(KINDS))
+def test_permutations_shifts_and_lattice_vectors_change_nothing_but_the_order(alloy, seed, kind):
+    atoms, rng = example_frames(["Ni", "Al"])[kind].atoms, np.random.default_rng(seed)
+    order = rng.permutation(len(atoms))
+    other = atoms[order]
+    other.positions += rng.uniform(-9, 9, 3) + (rng.integers(-2, 3, (len(atoms), 3)) * atoms.pbc) @ atoms.cell.array
+    (before,), (after,) = alloy.predict([Frame(atoms)]), alloy.predict([Frame(other)])
+    assert_same(after, before, order=order)
+
+
+@few
+@given(st.tuples(*[st.integers(1, 3)] * 3), st.sampled_from(["crystal", "slab", "molecule", "liquid"]))
+def test_supercells_repeat_the_forces_and_multiply_the_rest(alloy, repeat, kind):
+    atoms = bulk("Ni", "hcp", a=2.5, c=4.1)
+    if kind == "crystal":
+        atoms.symbols[1] = "Al"
+        atoms.positions[1] += (0.1, -0.05, 0.07)
+    else:
+        atoms = example_frames(["Ni", "Al"])[kind].atoms
+    repeat = [r if periodic else 1 for r, periodic in zip(repeat, atoms.pbc, strict=True)]
+    times = math.prod(repeat)
+    (one,), (many,) = alloy.predict([Frame(atoms)]), alloy.predict([Frame(atoms.repeat(repeat))])
+    assert_same(many, one, times=times)
+    np.testing.assert_allclose(many.energy, times * one.energy, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("mean", [True, False])
+def test_no_digit_depends_on_the_number_of_threads(alloy, mean):
+    rng = np.random.default_rng(3)
+    atoms = bulk("Ni", cubic=True).repeat((5, 4, 5))
+    atoms.positions += rng.normal(0, 0.1, atoms.positions.shape)
+    atoms.symbols[rng.random(400) < 0.5] = "Al"
+    frames = [Frame(atoms), *example_frames(["Ni", "Al"]).values()]
+    threads = numba.get_num_threads()
+    assert threads > 1
+    try:
+        numba.set_num_threads(1)
+        alone = alloy.predict(frames, mean=mean)
+    finally:
+        numba.set_num_threads(threads)
+    for a, b in zip(alone, alloy.predict(frames, mean=mean), strict=True):
+        assert all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("energy", "energies", "forces", "virial"))
+
+
+def test_atoms_beyond_one_slab_are_the_same_as_in_a_small_cell(alloy):
+    """Large structures are worked on in slabs, each with its own buffer of forces."""
+    atoms = example_frames(["Ni", "Al"])["triclinic"].atoms
+    (one,), (many,) = (alloy.predict([Frame(a)]) for a in (atoms, atoms.repeat((3, 4, 5))))
+    assert_same(many, one, times=60)
 
 
 # --- batches, means and spreads ---
@@ -140,6 +240,7 @@ def test_the_mean_is_the_members_average_as_one_member(alloy, mixture):
     assert mean.energy[0] == pytest.approx(every.energy.mean(), abs=1e-10)
     np.testing.assert_allclose(mean.forces[0], every.forces.mean(0), atol=1e-10)
     np.testing.assert_allclose(mean.virial[0], every.virial.mean(0), atol=1e-10)
+    np.testing.assert_allclose(mean.energies[0], every.energies.mean(0), atol=1e-12)
 
 
 def test_spread_is_the_sample_deviation_of_the_members(committee, data):
@@ -162,10 +263,11 @@ def test_no_frames_have_no_predictions(committee):
 # --- the surface ---
 
 
-@pytest.mark.parametrize("radius", [6.0, 5.5])
+@pytest.mark.parametrize("which", ["cutoff", "angular_cutoff"])
 @pytest.mark.parametrize("who", ["committee", "alloy"])
-def test_energy_and_forces_are_continuous_as_a_pair_crosses_a_cutoff(request, who, radius):
+def test_energy_and_forces_are_continuous_as_a_pair_crosses_a_cutoff(request, who, which):
     committee = request.getfixturevalue(who)
+    radius = getattr(committee.descriptor, which)
 
     def at(r):
         return ask(committee, Atoms("Ni3", [(0, 0, 0), (r, 0, 0), (0, 2.4, 0)]))
@@ -181,7 +283,7 @@ def test_energy_and_forces_are_continuous_as_a_pair_crosses_a_cutoff(request, wh
 
 def test_atoms_out_of_sight_of_each_other_add_up(committee):
     one, _ = ask(committee, Atoms("Ni"))
-    for r in (6.0, 7.5, 1000.0):
+    for r in (committee.descriptor.reach, 7.5, 1000.0):
         energy, forces = ask(committee, Atoms("Ni2", [(0, 0, 0), (0, 0, r)]))
         assert energy == pytest.approx(2 * one, abs=1e-10)
         assert not forces.any()
@@ -202,13 +304,13 @@ def test_an_atom_alone_feels_nothing_and_depends_on_its_element_only(alloy):
     assert abs(energies["Ni"] - energies["Al"]) > 1e-3
 
 
-@few
-@given(st.tuples(*[st.integers(1, 3)] * 3))
-def test_energy_is_extensive(alloy, repeat):
+def test_energy_is_extensive(committee):
+    """To a tenth of a meV in a mole, as large supercells of a crystal."""
     atoms = bulk("Ni", "hcp", a=2.5, c=4.1)
-    atoms.symbols[1] = "Al"
-    energy, _ = ask(alloy, atoms)
-    assert ask(alloy, atoms.repeat(repeat))[0] == pytest.approx(np.prod(repeat) * energy, rel=1e-12)
+    atoms.positions[1] += (0.1, -0.05, 0.07)
+    energy, _ = ask(committee, atoms)
+    for repeat in ((1, 1, 2), (2, 3, 4), (7, 6, 5)):
+        assert ask(committee, atoms.repeat(repeat))[0] / math.prod(repeat) == pytest.approx(energy, abs=1e-10)
 
 
 @pytest.mark.parametrize("pbc", list(itertools.product([True, False], repeat=3))[1:])
@@ -253,6 +355,101 @@ def test_the_calculator_sees_finer_than_the_grid_of_frames(committee, liquid):
     assert atoms.get_potential_energy() - energy == pytest.approx(-2e-9 * force, rel=1e-2)
 
 
+def searches(monkeypatch):
+    """A list that grows by one with every search for neighbours of a calculator."""
+    found = []
+
+    def counted(*arguments):
+        found.append(arguments)
+        return neighbours.find(*arguments)
+
+    monkeypatch.setattr("potstill.model.committee.find", counted)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["triclinic", "liquid", "slab", "molecule", "one atom"])
+def test_a_walk_with_one_calculator_is_the_same_as_with_a_new_one_at_each_step(alloy, monkeypatch, kind):
+    """Fifty small moves with strain, wrapped now and then, of atoms that see farther than their cell."""
+    rng, found = np.random.default_rng(4), searches(monkeypatch)
+    atoms = bulk("Ni", a=3.6) if kind == "one atom" else example_frames(["Ni", "Al"])[kind].atoms.copy()
+    atoms.calc = kept = alloy.calculator()
+    for step in range(50):
+        strain = rng.normal(0.0, 0.002, (3, 3))
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+        atoms.positions += rng.normal(0.0, 0.025, atoms.positions.shape) + 0.01
+        if step % 20 == 19:
+            atoms.wrap()
+        new = atoms.copy()
+        new.calc = alloy.calculator()
+        names = ["energy", "energies", "forces", *(["stress"] if atoms.pbc.all() else [])]
+        for name in names:
+            got, expected = kept.get_property(name, atoms), new.calc.get_property(name, new)
+            np.testing.assert_allclose(got, expected, rtol=0, atol=SAME)
+    own = len(found) - 50
+    assert 1 < own < 35, "the walk neither uses its list again, or never outlives it"
+
+
+def test_a_list_of_neighbours_is_kept_until_atoms_have_moved_half_the_skin(committee, liquid, monkeypatch):
+    found, atoms = searches(monkeypatch), liquid.atoms.copy()
+    atoms.calc = committee.calculator()
+    start = atoms.positions.copy()
+    for away, times in ((0.0, 1), (0.45 * SKIN, 1), (-0.45 * SKIN, 1), (0.55 * SKIN, 2), (0.0, 3)):
+        atoms.positions[7] = start[7] + (0.0, away, 0.0)
+        atoms.get_forces()
+        assert len(found) == times
+
+
+@pytest.mark.parametrize("change", ["numbers", "pbc", "size", "cell"])
+def test_a_calculator_forgets_its_neighbours_where_they_are_no_longer_those(alloy, mixture, change):
+    atoms = mixture.atoms.copy()
+    atoms.calc = alloy.calculator()
+    atoms.get_potential_energy()
+    match change:
+        case "numbers":
+            atoms.numbers[[0, 1]] = atoms.numbers[[1, 0]]
+        case "pbc":
+            atoms.pbc = (True, False, True)
+        case "cell":
+            atoms.set_cell(atoms.cell.array * 1.5)
+        case "size":
+            calculator, atoms = atoms.calc, atoms[:-1]
+            atoms.calc = calculator
+    energy, forces = ask(alloy, atoms)
+    assert atoms.get_potential_energy() == pytest.approx(energy, abs=SAME)
+    np.testing.assert_allclose(atoms.get_forces(), forces, atol=SAME)
+
+
+def test_a_calculator_refuses_what_is_no_number_and_recovers(committee, liquid):
+    atoms = liquid.atoms.copy()
+    atoms.calc = committee.calculator()
+    energy = atoms.get_potential_energy()
+    for name in ("positions", "cell"):
+        bad = atoms.copy()
+        bad.calc = atoms.calc
+        (bad.positions if name == "positions" else bad.cell.array)[1, 1] = np.nan
+        with pytest.raises(DataError, match="NaN"):
+            bad.get_potential_energy()
+    assert atoms.get_potential_energy() == pytest.approx(energy, abs=SAME)
+
+
+def test_energies_of_the_atoms_sum_to_the_energy_and_come_without_being_asked_for(alloy, mixture):
+    atoms = mixture.atoms.copy()
+    atoms.calc = alloy.calculator()
+    energy = atoms.get_potential_energy()
+    energies = atoms.calc.results["energies"]
+    assert energies.shape == (20,)
+    assert energies.sum() == pytest.approx(energy, abs=1e-10)
+    assert np.array_equal(atoms.get_potential_energies(), energies)
+
+
+def test_expected_errors_are_spreads_times_their_calibration(committee, liquid):
+    calculator = replace(committee, calibration=3.0, energy_calibration=0.5).calculator()
+    get = {name: calculator.get_property(name, liquid.atoms) for name in calculator.DOUBT}
+    np.testing.assert_allclose(get["force_error"], 3.0 * get["force_spread"])
+    assert get["energy_error"] == pytest.approx(0.5 * get["energy_spread"])
+    assert get["energy_spread"] > 0
+
+
 @pytest.mark.parametrize("kind", ["slab", "molecule"])
 def test_there_is_no_stress_without_a_volume(committee, kind):
     atoms = example_frames(["Ni"])[kind].atoms
@@ -284,12 +481,14 @@ def test_a_committee_survives_the_way_to_a_worker(alloy, mixture):
     assert np.array_equal(sent.predict([mixture])[0].forces, alloy.predict([mixture])[0].forces)
 
 
-def test_the_fingerprint_follows_weights_and_descriptor(committee):
+def test_the_fingerprint_follows_weights_descriptor_and_wall(committee):
     w = committee.weights
     other = replace(committee, weights=replace(w, shift=np.nextafter(w.shift, 0)))
     farther = replace(committee, descriptor=replace(committee.descriptor, cutoff=6.5))
-    assert len({committee.fingerprint, other.fingerprint, farther.fingerprint}) == 3
-    assert replace(committee, calibration=2.0).fingerprint == committee.fingerprint
+    bare = replace(committee, wall=no_wall(1))
+    assert len({committee.fingerprint, other.fingerprint, farther.fingerprint, bare.fingerprint}) == 4
+    for same in (replace(committee, calibration=2.0), replace(committee, domain=None, about={})):
+        assert same.fingerprint == committee.fingerprint
 
 
 def test_a_shared_memory_of_descriptions_is_used(committee, data):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from hypothesis import given
+from hypothesis import strategies as st
 
 from potstill.backends import resolve
 from potstill.checks import errors_on
@@ -14,7 +16,7 @@ from potstill.data import Dataset, Frame, Labels
 from potstill.errors import DataError
 from potstill.label import compute
 from potstill.model import Committee, Whitening
-from potstill.model.fit import JacobianCache, _batches, _Bucket, fit
+from potstill.model.fit import Descriptions, _batches, fit
 from potstill.testing import example_frames
 from potstill.train import calibration, descriptor_for, train
 
@@ -130,20 +132,21 @@ def test_members_differ_from_each_other(committee):
 
 def test_a_cache_and_a_whitening_from_before_change_nothing(data, model):
     descriptor = descriptor_for(("Ni",), model)
-    cache, whitening = JacobianCache(descriptor), Whitening.fit(descriptor, data)
+    cache, whitening = Descriptions(descriptor), Whitening.fit(descriptor, data)
     train(data[:4], model, SHORT, seed=1, cache=cache, whitening=whitening, descriptor=descriptor)
     warm = train(data, model, SHORT, seed=1, cache=cache, whitening=whitening, descriptor=descriptor)
     assert same(warm, train(data, model, SHORT, seed=1))
 
 
-def test_a_cache_gives_new_labels_of_a_frame_it_knows(data, model):
-    cache = JacobianCache(descriptor_for(("Ni",), model))
-    before = cache.example(data[0])
-    (changed,) = relabelled(data[:1], energy=-1.0, stress=None)
-    after = cache.example(changed)
-    assert after.K is before.K
-    assert (after.energy, after.virial) == (-1.0, None)
-    assert before.virial is not None
+def test_a_cache_describes_a_frame_once_and_leaves_labels_alone(data, model):
+    cache = Descriptions(descriptor_for(("Ni",), model))
+    geometry, G = cache.of(data[0])
+    assert cache.of(data[0])[1] is G
+    assert cache.of(data[1])[1] is not G
+    np.testing.assert_allclose(G, cache.descriptor.compute(geometry), rtol=1e-6, atol=1e-6 * np.abs(G).max())
+    train(data, model, SHORT, seed=1, cache=cache)
+    changed = relabelled(data, energy=-1.0, stress=None)
+    assert same(train(changed, model, SHORT, seed=1, cache=cache), train(changed, model, SHORT, seed=1))
 
 
 def test_frames_without_labels_are_left_out(data, model):
@@ -269,20 +272,29 @@ def test_frames_of_an_element_that_the_descriptor_lacks_are_a_data_error(data, m
 # --- batches, progress, calibration ---
 
 
-def test_every_frame_is_seen_as_often_as_any_other_and_large_ones_in_small_batches(shaken, model):
-    cache = JacobianCache(descriptor_for(("Ni",), model))
-    sizes = {8: 24, 32: 12}
-    buckets = [
-        _Bucket([cache.example(f) for f in shaken(n, seed=n, n_atoms=n_atoms)], "cpu") for n_atoms, n in sizes.items()
-    ]
-    seen = {id(b): np.zeros(b.n) for b in buckets}
-    rng = np.random.default_rng(0)
-    for bucket, index in _batches(buckets, 4, 6000, rng):
-        assert len(index) * bucket.n_atoms == 4 * 32
-        np.add.at(seen[id(bucket)], index, 1)
-    counts = [seen[id(b)] for b in buckets]
-    assert all(np.ptp(c) <= 1 for c in counts), "a bucket is dealt out whole before it repeats"
-    assert counts[0].mean() == pytest.approx(counts[1].mean(), rel=0.05)
+@given(
+    st.lists(st.sampled_from([1, 4, 8, 32, 108]), min_size=1, max_size=30), st.integers(1, 8), st.integers(0, 2**32 - 1)
+)
+def test_every_frame_is_seen_as_often_as_any_other(sizes, batch, seed):
+    """Whatever their sizes: within one use of each other at any time."""
+    seen = np.zeros(len(sizes), int)
+    for frames in _batches(np.array(sizes), batch, 60, np.random.default_rng(seed)):
+        assert len(set(frames)) == len(frames)
+        seen[frames] += 1
+        assert np.ptp(seen) <= 1
+
+
+@given(
+    st.lists(st.sampled_from([1, 4, 8, 32, 108]), min_size=1, max_size=30), st.integers(1, 8), st.integers(0, 2**32 - 1)
+)
+def test_batches_hold_as_many_atoms_as_asked_for_and_four_frames_at_least(sizes, batch, seed):
+    sizes = np.array(sizes)
+    batches = list(_batches(sizes, batch, 20, np.random.default_rng(seed)))
+    assert len(batches) == 20
+    for frames in batches:
+        atoms = sizes[frames].sum()
+        assert len(frames) == len(sizes) or (atoms >= 32 * batch and len(frames) >= 4)
+        assert len(frames) <= 4 or atoms - sizes[frames[-1]] < 32 * batch, "one less would have done"
 
 
 def test_progress_is_told_about_ten_times(data, model):
@@ -308,20 +320,25 @@ def test_calibration_turns_spread_into_error_on_the_frames_it_was_measured_on(le
     ]
     expected = got.calibration * got.spread(list(unseen)).force
     assert np.sqrt(np.mean(expected**2)) == pytest.approx(np.sqrt(np.mean(error)), rel=1e-6)
-    assert got.calibration != 1.0
-    assert got.calibration == calibration(got, unseen)
+    off = [(p.energy.mean() - f.labels.energy) / f.n_atoms for f, p in zip(unseen, got.predict(unseen), strict=True)]
+    expected = got.energy_calibration * got.spread(list(unseen)).energy
+    assert np.sqrt(np.mean(expected**2)) == pytest.approx(np.sqrt(np.mean(np.square(off))), rel=1e-6)
+    assert (got.calibration, got.energy_calibration) == calibration(got, unseen)
+    assert 1.0 not in calibration(got, unseen)
 
 
 def test_a_single_member_has_no_spread_and_calibration_one(data, model, lesson):
     one = train(data, model, TrainConfig(members=1, steps=8), seed=1, calibrate_on=lesson[1])
-    assert one.calibration == 1.0
+    assert (one.calibration, one.energy_calibration) == calibration(one, lesson[1]) == (1.0, 1.0)
     assert not one.spread(list(data)).force.any()
 
 
 def test_a_model_says_how_it_was_made(data, model):
     about = train(data, model, SHORT, seed=9).about
-    assert about["n_frames"] == len(data)
+    assert about["n_frames"] == about["n_stress"] == about["n_energies"] == len(data)
     assert about["seed"] == 9
+    assert about["steps"] == 8
+    assert about["start"] is None
     assert about["hidden"] == [16, 16]
     assert about["sources"] == [data[0].labels.source]
     assert about["train"]["members"] == 2

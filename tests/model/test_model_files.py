@@ -10,10 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from safetensors.numpy import load, save
 
+from potstill.config import TrainConfig
+from potstill.data import Frame
 from potstill.errors import DataError
 from potstill.model import Committee
+from potstill.model.files import FORMAT
+from potstill.train import descriptor_for, train
 
 NAN, INF = float("nan"), float("inf")
 
@@ -57,19 +62,31 @@ def test_a_model_comes_back_exactly(request, tmp_path, liquid, who):
     back = Committee.load(tmp_path / "deep" / "folder")
     assert back.fingerprint == model.fingerprint
     assert back.descriptor == model.descriptor
-    assert (back.members, back.elements, back.calibration) == (model.members, model.elements, model.calibration)
+    assert (back.members, back.elements) == (model.members, model.elements)
+    assert (back.calibration, back.energy_calibration) == (model.calibration, model.energy_calibration)
+    assert all(np.array_equal(a, b) for a, b in zip(back.wall, model.wall, strict=True))
     assert back.about == json.loads(json.dumps(model.about))
     assert np.array_equal(back.describe([liquid]), model.describe([liquid]))
     (a,), (b,) = back.predict([liquid]), model.predict([liquid])
-    for name in ("energy", "forces", "virial"):
+    for name in ("energy", "energies", "forces", "virial"):
         assert np.array_equal(getattr(a, name), getattr(b, name))
+    assert np.array_equal(back.strangeness([liquid])[0], model.strangeness([liquid])[0])
 
 
 def test_calibration_and_what_is_said_about_the_training_are_kept(committee, tmp_path):
-    replace(committee, calibration=1.7, about={"n_frames": 3, "note": "Å"}).save(tmp_path)
+    replace(committee, calibration=1.7, energy_calibration=0.3, about={"n_frames": 3, "note": "Å"}).save(tmp_path)
     back = Committee.load(tmp_path)
-    assert back.calibration == 1.7
+    assert (back.calibration, back.energy_calibration) == (1.7, 0.3)
     assert back.about == {"n_frames": 3, "note": "Å"}
+
+
+def test_an_element_without_data_is_kept_as_one(data, model, tmp_path, liquid):
+    descriptor = descriptor_for(("Al", "Ni"), model)
+    made = train(data, model, TrainConfig(members=1, steps=0), seed=1, descriptor=descriptor)
+    made.save(tmp_path)
+    back = Committee.load(tmp_path)
+    assert back.domain.points[0].shape == (0, back.domain.components)
+    assert np.array_equal(back.strangeness([liquid])[0], made.strangeness([liquid])[0])
 
 
 def test_saving_twice_writes_the_same_bytes(alloy, saved, tmp_path):
@@ -81,7 +98,8 @@ def test_saving_twice_writes_the_same_bytes(alloy, saved, tmp_path):
 
 def test_the_header_can_be_read_by_people(saved):
     header = json.loads((saved / "model.json").read_text(encoding="utf-8"))
-    assert header["format"] == 1
+    assert header["format"] == FORMAT == 2
+    assert set(header["calibration"]) == {"force", "energy"}
     assert header["units"] == {"energy": "eV", "length": "Å"}
     assert header["descriptor"]["elements"] == ["Al", "Ni"]
     assert header["descriptor"]["cutoff"] == 6.0
@@ -123,12 +141,78 @@ def test_a_header_that_is_no_header_is_refused(copy, text):
     refused(copy)
 
 
-@pytest.mark.parametrize("found", [0, 2, "1", None, 1.5])
+# --- files of other times ---
+
+
+@pytest.fixture(params=["format-1", "format-2"])
+def kept(request) -> tuple[Path, dict]:
+    """A model's folder as an earlier version left it, and what that version predicted."""
+    folder = Path(__file__).parent / "data" / request.param
+    return folder, json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+
+
+def structure(table) -> Frame:
+    return Frame(Atoms(table["symbols"], table["positions"], cell=table["cell"], pbc=table.get("pbc", True)))
+
+
+def test_a_model_of_an_earlier_version_predicts_what_it_did(kept):
+    folder, expected = kept
+    model = Committee.load(folder)
+    for table in expected.get("frames", [expected]):
+        (p,) = model.predict([structure(table)])
+        for name in ("energy", "energies", "forces", "virial"):
+            if name not in table:
+                continue
+            assert np.abs(np.array(table[name])).max() > 1e-2
+            np.testing.assert_allclose(getattr(p, name), table[name], rtol=0, atol=1e-10)
+
+
+def test_a_model_of_format_1_has_neither_wall_nor_domain():
+    model = Committee.load(Path(__file__).parent / "data" / "format-1")
+    assert not model.wall.reach.any()
+    assert (model.calibration, model.energy_calibration) == (1.0, 1.0)
+    with pytest.raises(DataError, match="first format"):
+        model.strangeness([structure({"symbols": "NiAl", "positions": [(0, 0, 0), (0, 0, 2.5)], "cell": None})])
+
+
+def test_a_model_of_format_2_has_both():
+    folder = Path(__file__).parent / "data" / "format-2"
+    model, expected = Committee.load(folder), json.loads((folder / "expected.json").read_text())
+    assert [model.calibration, model.energy_calibration] == expected["calibration"]
+    assert model.wall.reach.min() > 1
+    frames = [structure(table) for table in expected["frames"]]
+    for table, found in zip(expected["frames"], model.strangeness(frames), strict=True):
+        np.testing.assert_allclose(found, table["strangeness"], rtol=1e-9)
+
+
+def test_a_model_of_an_earlier_version_is_saved_in_the_present_format(kept, tmp_path):
+    folder, expected = kept
+    model = Committee.load(folder)
+    model.save(tmp_path)
+    assert json.loads((tmp_path / "model.json").read_text())["format"] == FORMAT
+    again = Committee.load(tmp_path)
+    assert again.fingerprint == model.fingerprint
+    assert (again.domain is None) == (model.domain is None)
+    frame = structure(expected.get("frames", [expected])[0])
+    assert np.array_equal(again.predict([frame])[0].forces, model.predict([frame])[0].forces)
+
+
+def test_there_is_a_file_of_every_format_that_was():
+    kept = {p.name for p in (Path(__file__).parent / "data").glob("format-*")}
+    assert kept == {f"format-{k}" for k in range(1, FORMAT + 1)}
+
+
+@pytest.mark.parametrize("found", [0, FORMAT + 1, "1", None, 1.5, True, -1])
 def test_another_format_is_told_with_its_number(copy, found):
     edit_header(copy, "format", value=found)
     told = refused(copy)
     assert f"format {found}" in told
-    assert "format 1" in told
+    assert f"formats 1 to {FORMAT}" in told
+
+
+def test_a_header_of_the_first_format_over_the_arrays_of_the_second_is_refused(copy):
+    edit_header(copy, "format", value=1)
+    refused(copy)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +222,10 @@ def test_another_format_is_told_with_its_number(copy, found):
         ("members", None),
         ("calibration", "much"),
         ("calibration", None),
+        ("calibration", 1.0),
+        ("calibration", {}),
+        ("calibration", {"force": 1.0}),
+        ("calibration", {"force": 1.0, "energy": "much"}),
         ("descriptor", None),
         ("descriptor", []),
         ("descriptor", {}),
@@ -193,6 +281,20 @@ def put(name, change):
         pytest.param(put("layers.2.bias", lambda a: a[..., :0]), id="no bias"),
         pytest.param(put("shift", lambda a: a[:1]), id="an element short"),
         pytest.param(put("whitening.matrix", lambda a: a[:, 1:]), id="whitening not square"),
+        pytest.param(drop("wall.reach"), id="no wall"),
+        pytest.param(put("wall.reach", lambda a: a[:1]), id="a wall for one element"),
+        pytest.param(put("wall.strength", lambda a: a.ravel()), id="a flat wall"),
+        pytest.param(put("wall.reach", lambda a: -a), id="a wall behind the atom"),
+        pytest.param(put("wall.reach", lambda a: a + 20.0), id="a wall farther than anything is seen"),
+        pytest.param(put("wall.strength", lambda a: -a), id="a wall that attracts"),
+        pytest.param(put("wall.strength", lambda a: 1e9 * a), id="a wall beyond nuclei"),
+        pytest.param(drop("domain.points.1"), id="an element without its points"),
+        pytest.param(put("domain.radius", lambda a: a[:1]), id="a radius short"),
+        pytest.param(put("domain.radius", lambda a: 0 * a), id="a radius of nothing"),
+        pytest.param(put("domain.radius", lambda a: -a), id="a radius below nothing"),
+        pytest.param(put("domain.points.0", lambda a: a.ravel()), id="flat points"),
+        pytest.param(put("domain.points.0", lambda a: a[:, 1:]), id="points of two widths"),
+        pytest.param(put("domain.points.0", lambda a: a[:, :0]), id="points of no width"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(copy, change):
@@ -201,7 +303,11 @@ def test_arrays_that_do_not_fit_together_are_refused(copy, change):
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
-@pytest.mark.parametrize("name", ["shift", "linear", "layers.0.weight", "layers.2.bias"])
+@pytest.mark.parametrize(
+    "name",
+    ["shift", "linear", "layers.0.weight", "layers.2.bias", "wall.reach", "wall.strength", "domain.radius",
+     "domain.points.1"],
+)  # fmt: skip
 def test_weights_that_are_no_numbers_are_refused(copy, name, bad):
     def spoil(t):
         t[name].flat[-1] = bad
@@ -211,7 +317,7 @@ def test_weights_that_are_no_numbers_are_refused(copy, name, bad):
 
 
 def test_a_model_too_large_to_be_one_is_not_even_read(copy, monkeypatch):
-    monkeypatch.setattr("potstill.model.committee.MAX_MODEL_BYTES", 1000)
+    monkeypatch.setattr("potstill.model.files.MAX_MODEL_BYTES", 1000)
     assert "larger than" in refused(copy)
 
 
@@ -239,7 +345,7 @@ def test_no_source_loads_what_could_run(repo, call):
         assert not re.search(call, path.read_text(encoding="utf-8")), path
 
 
-# --- faults that come through today ---
+# --- numbers that cannot be ---
 
 
 @pytest.mark.parametrize(
@@ -255,8 +361,10 @@ def test_no_source_loads_what_could_run(repo, call):
         pytest.param(("descriptor", "elements"), ["Ni", "Ni"], id="element twice"),
         pytest.param(("descriptor", "n_radial"), INF, id="n_radial infinite"),
         pytest.param(("members",), INF, id="members infinite"),
-        pytest.param(("calibration",), NAN, id="calibration NaN"),
-        pytest.param(("calibration",), -1.0, id="calibration negative"),
+        pytest.param(("calibration", "force"), NAN, id="calibration NaN"),
+        pytest.param(("calibration", "force"), -1.0, id="calibration negative"),
+        pytest.param(("calibration", "energy"), INF, id="energy calibration infinite"),
+        pytest.param(("calibration", "energy"), -1.0, id="energy calibration negative"),
         pytest.param(("about",), ["trained"], id="about is a list"),
     ],
 )
