@@ -325,7 +325,15 @@ def _equations(
     forces = lesson.forces[low:high].double().cpu().numpy().ravel()
     virial = lesson.virial[k].double().cpu().numpy()
     y = np.concatenate([[float(lesson.energy[k]) * of_energy], -forces * of_forces, virial * of_virial])
-    return A, y
+    if not (settings.atomic_scale and lesson.has_energies[k]):
+        return A, y
+    # Energies of the atoms tell the elements' shifts apart, which totals of one composition cannot.
+    share = np.zeros((Z * F + Z, Z))
+    for z in range(Z):
+        share[z * F : (z + 1) * F, z], share[Z * F + z, z] = row[z * F : (z + 1) * F], row[Z * F + z]
+    own = lesson.energies[low:high].cpu().numpy()
+    of_elements = np.array([own[geometry.species == z].sum() for z in range(Z)])
+    return np.concatenate([A, share * of_energy], axis=1), np.concatenate([y, of_elements * of_energy])
 
 
 def _solve(systems: Sequence[tuple[Array, Array]], n_linear: int) -> Array:
