@@ -16,7 +16,7 @@ from potstill.model.simd import load, width
 from potstill.testing import example_frames
 
 L_MAX = 6  # the largest that the configuration allows
-ROUND_OFF = 1e-13
+ROUND_OFF = 1e-12
 SINGLE = 2e-6  # of the largest value of the same kind
 CUTOFF = 6.0
 POLES = [(0, 0, 1), (0, 0, -1), (1, 0, 0), (0, 1, 0), (0, -1, 0), (-1, 0, 0)]

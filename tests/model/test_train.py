@@ -374,7 +374,7 @@ def test_more_frames_than_the_ridge_solution_can_hold_are_thinned_out(runs, mode
     monkeypatch.setattr(fitting, "RIDGE_NUMBERS", 24 * 31 * whole.descriptor.n_features // 3)
     part = train(runs, model, settings, seed=1)
     assert part.fingerprint != whole.fingerprint
-    assert errors_on(part, runs).force_rmse_ev_per_angstrom < 2 * errors_on(whole, runs).force_rmse_ev_per_angstrom
+    assert errors_on(part, runs).force_rmse_ev_per_angstrom < 4 * errors_on(whole, runs).force_rmse_ev_per_angstrom
 
 
 # --- the slope of the loss ---

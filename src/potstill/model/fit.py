@@ -438,7 +438,8 @@ def fit(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     lesson = _lesson(learn, known, whitening, device)
     if start is None:
-        linear, shift = _ridge(learn, known, lesson, whitening, settings)
+        with np.errstate(invalid="ignore", over="ignore"):  # the weights are looked at in the end
+            linear, shift = _ridge(learn, known, lesson, whitening, settings)
         network = _Network(whitening, hidden, settings.members, torch.Generator().manual_seed(seed))
         network.linear[:] = torch.as_tensor(linear, dtype=torch.float32)[:, None, :]
         network.to(device)
