@@ -18,7 +18,7 @@ from ase.md.verlet import VelocityVerlet
 from potstill import Committee
 
 STEP = 2.0  # fs
-KELVIN = 3000.0
+KELVIN = 3300.0
 
 
 def main() -> None:

@@ -47,10 +47,10 @@ def tell(line: str) -> None:
 
 
 def _read(path: Path) -> Dataset:
-    """Read a structure file and say what was used of it."""
-    from potstill.data import Dataset, read_frames
+    """Read structure files and say what was used of them."""
+    from potstill.data import Dataset, read_pool
 
-    frames, keys = read_frames(path)
+    frames, keys = read_pool(path)
     data = Dataset(frames)
     tell(f"read: {path}: {len(data)} frames of {'-'.join(data.elements)}; {keys}")
     if data.n_repeated:
@@ -255,8 +255,11 @@ def select(
     pool: Annotated[Path, typer.Argument(help="Candidates.")],
     n: Annotated[int, typer.Option("--n", "-n", help="How many to choose.", min=1)],
     out: Annotated[Path, typer.Option("--out", "-o", help="File for the chosen frames, extended XYZ.")],
-    selector: Annotated[str, typer.Option(help="How: random, fps, committee.")] = "fps",
-    model: Annotated[Path | None, typer.Option(help="A trained model; committee needs one.")] = None,
+    selector: Annotated[
+        str,
+        typer.Option(help="How: potstill, random, fps, committee, leverage, last-layer, entropy, cover, direct."),
+    ] = "potstill",
+    model: Annotated[Path | None, typer.Option(help="A trained model; committee and last-layer need one.")] = None,
     known: Annotated[Path | None, typer.Option(help="Frames that are known already.")] = None,
     seed: Seed = 1,
 ) -> None:
@@ -278,8 +281,8 @@ def select(
     if not len(left):
         raise DataError(f"Every frame of {pool} is in {known} already: nothing is left to choose from.")
     chooser = by_name(selector)
-    if model is None and selector == "committee":
-        raise ConfigError("The selector 'committee' needs a trained model: give --model DIR, or use fps.")
+    if model is None and selector in ("committee", "last-layer"):
+        raise ConfigError(f"The selector '{selector}' needs a trained model: give --model DIR, or use potstill.")
     describer: Describer
     if model is not None:
         describer = load_model(model)
@@ -294,14 +297,22 @@ def select(
 
 @app.command()
 def distil(
-    pool: Annotated[Path, typer.Argument(help="The pool: any structure file that ASE reads.")],
+    pool: Annotated[
+        Path, typer.Argument(help="The pool: any structure file that ASE reads, a folder of them, or a quoted pattern.")
+    ],
     budget: Annotated[int, typer.Option(help="Labels to learn from.", min=1)],
     out: Out,
-    selector: Annotated[str, typer.Option(help="How frames are chosen: random, fps, committee.")] = "committee",
+    selector: Annotated[
+        str,
+        typer.Option(help="How frames are chosen: potstill, random, fps, leverage, direct, cover, entropy, …"),
+    ] = "potstill",
     reference: Annotated[
         str | None,
         typer.Option(help="Labeller, such as lammps:FILE; without it the file's own labels are revealed."),
     ] = None,
+    pool_only: Annotated[
+        bool, typer.Option("--pool-only", help="No generated crystals, slabs and defects beside the pool.")
+    ] = False,
     seed: Seed = 1,
     workers: Workers = 0,
     overrides: Overrides = None,
@@ -310,17 +321,21 @@ def distil(
     from functools import partial
 
     from potstill.backends import resolve
+    from potstill.data import structure_files
     from potstill.distil import distil as distil_all
     from potstill.label import Revealer
     from potstill.label import label as label_all
-    from potstill.store import LabelStore, Outcome, RunDir, Stage, file_digest
+    from potstill.store import LabelStore, Outcome, RunDir, Stage, digest, file_digest
 
     given = [f"distil.budget={budget}", f'distil.selector="{selector}"']
+    if pool_only or reference is None:
+        given.append("distil.beside=0")
+    if reference is None and not pool_only:
+        tell("distil: no labeller is named, so frames beside the pool cannot be labelled: this is --pool-only")
     if not any(o.startswith("distil.initial") for o in overrides or []):
         given.append(f"distil.initial={min(25, budget)}")
     settings = _settings(None, [*given, *(overrides or [])], seed)
-    if not pool.is_file():
-        raise DataError(f"Expected a pool at {pool}, but there is no such file.")
+    files = structure_files(pool)
     potential = resolve(reference) if reference else None
     dump = settings.dump()
 
@@ -346,7 +361,8 @@ def distil(
         ".",
         {
             **{k: dump[k] for k in ("seed", "model", "train", "distil")},
-            "pool": file_digest(pool),
+            "tests": dump["validate"]["polymorphs"],
+            "pool": digest([file_digest(file) for file in files]),
             "reference": potential.fingerprint if potential else None,
         },
         act,
@@ -358,11 +374,82 @@ def distil(
     if not ran:
         typer.echo(f"Nothing to do: {out} holds this result already.")
     typer.echo(
-        f"{summary['n_labels']} frames distilled ({summary['stopped']}), {summary['n_holdout']} held out: "
+        f"{summary['n_labels']} frames distilled, {summary['n_beside']} of them from beside the pool "
+        f"({summary['stopped']}), {summary['n_holdout']} held out: "
         f"{out / 'distilled.extxyz'}, {out / 'model'}, {out / 'learning_curve.json'}"
     )
     if summary["errors"]:
         _print_errors(summary["errors"])
+
+
+@app.command()
+def compare(
+    pool: Annotated[Path, typer.Argument(help="The pool.")],
+    selectors: Annotated[str, typer.Option(help="Names, with commas between; random is always among them.")],
+    budgets: Annotated[str, typer.Option(help="Labels to learn from, with commas between.")],
+    out: Out,
+    seeds: Annotated[int, typer.Option(help="Repetitions of every selector.", min=1)] = 5,
+    test: Annotated[
+        Path | None,
+        typer.Option(help="Labelled frames to judge by; else whole trajectories of the pool are set apart."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Labeller, such as lammps:FILE; without it the file's own labels are revealed."),
+    ] = None,
+    pool_only: Annotated[
+        bool, typer.Option("--pool-only", help="No generated crystals, slabs and defects beside the pool.")
+    ] = False,
+    seed: Seed = 1,
+    workers: Workers = 0,
+    overrides: Overrides = None,
+) -> None:
+    """Which selector is best on a pool: learning curves of each, with error bars over seeds."""
+    from potstill.backends import resolve
+    from potstill.compare import Contest, draw, table_text
+    from potstill.compare import compare as run_all
+    from potstill.data import Dataset, write_atomic
+    from potstill.distil import set_apart
+    from potstill.label import Revealer
+    from potstill.label import label as label_all
+    from potstill.select import selector as by_name
+    from potstill.store import LabelStore, RunDir
+
+    names = [name.strip() for name in selectors.split(",") if name.strip()]
+    for name in names:
+        by_name(name)
+    try:
+        sizes = sorted({int(n) for n in budgets.split(",")})
+    except ValueError:
+        raise ConfigError(f"--budgets are whole numbers with commas between, but {budgets!r} was given.") from None
+    own = pool_only or reference is None
+    given = [f"distil.budget={sizes[-1]}", f"distil.sizes={sizes}", f"distil.initial={sizes[0]}"]
+    given += ["distil.stop_flat=false", *(["distil.beside=0"] if own else []), *(overrides or [])]
+    settings = _settings(None, given, seed)
+    settings = settings.model_copy(
+        update={"distil": settings.distil.model_copy(update={"round_steps": settings.train.steps})}
+    )
+    potential = resolve(reference) if reference else None
+    with RunDir(out).locked():
+        data = _read(pool) if potential is not None else _labelled(pool)
+        if test is None:
+            data, held = set_apart(data, settings, seed, tell)
+            if potential is not None and len(held):
+                held = label_all(list(held), potential, LabelStore(out / "labels"), workers=workers, tell=tell).data
+            elif len(held):
+                held = Revealer(held)(list(held)).data
+        else:
+            held = _labelled(test)
+        if not len(held):
+            raise DataError("Selectors are compared on held-out frames, but the pool is one trajectory: give --test.")
+        Dataset(data).save(out / "pool.extxyz")
+        held.save(out / "holdout.extxyz")
+        element = data.elements[0] if potential is not None and len(data.elements) == 1 else None
+        contest = Contest(out / "pool.extxyz", out / "holdout.extxyz", settings, potential, element, out)
+        result = run_all(contest, names, range(seed, seed + seeds), workers=workers, tell=tell)
+        write_atomic(out / "comparison.png", draw(result).png())
+    typer.echo(table_text(result["table"]))
+    typer.echo(f"{out / 'comparison.json'}, {out / 'comparison.png'}")
 
 
 @app.command()
@@ -497,7 +584,7 @@ def status(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
         typer.echo(f"{stage.name:<9} {state}")
     done = len(list((directory / "1-sample" / "trajectories").glob("*.json")))
     learnt = len(list((directory / "1-sample" / "ensembles").glob("*/*.safetensors")))
-    rounds = len(list((directory / "2-distil" / "rounds").glob("*/round.json")))
+    rounds = len(list((directory / "2-distil" / "rounds").glob("*/*/round.json")))
     typer.echo(
         f"{learnt} rounds of sampling, {done} trajectories, {len(LabelStore(directory / 'labels'))} labels, "
         f"{rounds} rounds of distilling"

@@ -240,9 +240,21 @@ class DistilConfig(Section):
         gt=0,
         lt=1,
     )
-    selector: Literal["random", "fps", "committee"] = Field("committee", description="How frames are chosen.")
+    selector: Literal[
+        "potstill", "random", "fps", "committee", "leverage", "last-layer", "entropy", "cover", "direct"
+    ] = Field("potstill", description="How frames are chosen.")
+    beside: float = Field(
+        0.1,
+        description="Share of the budget for generated frames beside the pool: other crystals, surfaces, defects. They "
+        "are labelled where the quick checks after a round ask for them. 0: the pool only.",
+        ge=0,
+        le=0.9,
+    )
     initial: int = Field(25, description="Labels of the first round, chosen without a model.", ge=1)
     growth: float = Field(2.0, description="Factor by which the set grows from round to round.", gt=1, le=100)
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Labels after each round, rising to the budget; empty: from initial by growth."
+    )
     candidates: int = Field(
         5_000,
         description="Frames of the pool that a round looks at; a random part where the pool is larger.",
@@ -251,8 +263,18 @@ class DistilConfig(Section):
     round_steps: int = Field(500, description="Optimiser steps of a round; the last one trains in full.", ge=0)
     target_force: float = Field(
         0.0,
-        description="eV/Å. Stop once the hold-out's force error is below this; 0 never stops early.",
+        description="eV/Å. Stop once the hold-out's force error is below this with 95 % confidence; 0 never stops so.",
         ge=0,
+    )
+    target_energy: float = Field(
+        0.0, description="eV/atom. The same for the energy error; where both are set, both must hold.", ge=0
+    )
+    stop_flat: bool = Field(
+        True,
+        description="Stop once two rounds in a row have not lowered the hold-out's errors beyond their error bars.",
+    )
+    drop_outliers: bool = Field(
+        False, description="Leave out of the last training the labels that nothing else explains; else they are listed."
     )
 
 
@@ -295,6 +317,11 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.distil.initial > self.distil.budget:
             raise ValueError(f"distil.initial is {self.distil.initial}, more than distil.budget, {self.distil.budget}")
+        sizes = self.distil.sizes
+        if sizes and (sorted(set(sizes)) != list(sizes) or sizes[-1] != self.distil.budget):
+            raise ValueError(
+                f"distil.sizes should rise and end with distil.budget, {self.distil.budget}, but reads {list(sizes)}"
+            )
         if self.sample.ensemble == "npt-ladder" and self.sample.stride > self.sample.steps:
             raise ValueError(
                 f"sample.stride is {self.sample.stride}, more than sample.steps, {self.sample.steps}: no frame is kept"

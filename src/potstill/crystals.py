@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def _from_fractions(cell: list[list[float]], scaled: list[tuple[float, float, fl
     return build
 
 
-def _close_packed(sequence: str) -> Callable[[str, float], Atoms]:
+def close_packed(sequence: str) -> Callable[[str, float], Atoms]:
     """Stack close-packed layers with the ideal spacing, e.g. ABC for fcc, ABAC for dhcp (hexagonal cell)."""
     site = {"A": (0.0, 0.0), "B": (1 / 3, 2 / 3), "C": (2 / 3, 1 / 3)}
     n = len(sequence)
@@ -54,9 +54,9 @@ _A15 = [
 
 PROTOTYPES: Mapping[str, Callable[[str, float], Atoms]] = {
     "fcc": _from_fractions([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], [(0, 0, 0)]),
-    "hcp": _close_packed("AB"),
-    "dhcp": _close_packed("ABAC"),
-    "9R": _close_packed("ABCBCACAB"),
+    "hcp": close_packed("AB"),
+    "dhcp": close_packed("ABAC"),
+    "9R": close_packed("ABCBCACAB"),
     "bcc": _from_fractions([[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]], [(0, 0, 0)]),
     "A15": _from_fractions(_CUBE, [(float(x), float(y), float(z)) for x, y, z in _A15]),
     "sc": _from_fractions(_CUBE, [(0, 0, 0)]),
@@ -122,6 +122,57 @@ def space_group(atoms: Atoms, tolerance: float) -> str:
         warnings.simplefilter("ignore", DeprecationWarning)
         found = spglib.get_spacegroup(cell, symprec=tolerance)
     return str(found) if found else "unknown"
+
+
+TEST_FACES: Mapping[str, tuple[tuple[int, int, int], ...]] = {
+    "fcc": ((1, 0, 0), (1, 1, 1)),
+    "bcc": ((1, 0, 0), (1, 1, 0)),
+    "hcp": ((0, 0, 1), (1, 0, 0)),  # of the orthorhombic cell: basal and prismatic
+}
+VACUUM = 7.0  # Å on either side of a slab: more than half of any usual cutoff, so that its sides do not see each other
+
+
+def slab(lattice: str, element: str, volume: float, face: tuple[int, int, int], thickness: float) -> Atoms:
+    """Cut a slab, periodic in all directions with vacuum, its third vector normal to the face.
+
+    Parameters
+    ----------
+    lattice : str
+        fcc, bcc or hcp; the face's indices are those of the right-angled cell.
+    volume : float
+        Å³ per atom of the bulk.
+    thickness : float
+        Å at least between the outermost layers.
+    """
+    from ase.build import surface
+
+    bulk = supercell(lattice, element, volume, 2 if lattice == "bcc" else 4)
+    atoms = surface(bulk, face, 1, vacuum=VACUUM, periodic=True)
+    layers = 1
+    while float(np.ptp(atoms.positions[:, 2])) < thickness:
+        layers += 1
+        atoms = surface(bulk, face, layers, vacuum=VACUUM, periodic=True)
+    a, b, c = atoms.cell.array
+    normal = np.cross(a, b)
+    normal /= np.linalg.norm(normal)
+    atoms.set_cell([a, b, normal * (c @ normal)], scale_atoms=False)  # the vacuum does not mind
+    return atoms
+
+
+def vacancy(lattice: str, element: str, volume: float) -> Atoms:
+    """Return a supercell of some thirty atoms that lacks one."""
+    atoms = supercell(lattice, element, volume, 32)
+    del atoms[0]
+    return atoms
+
+
+def verdict_structures(lattice: str, element: str, volume: float, names: Iterable[str]) -> dict[str, Atoms]:
+    """Return what a verdict asks about, by name: the ground state, prototype crystals, two slabs and a vacancy."""
+    made = {name: prototype(name, element, volume) for name in (lattice, *names)}
+    for face in TEST_FACES[lattice]:
+        made[f"slab({''.join(map(str, face))})"] = slab(lattice, element, volume, face, 8.0)
+    made["vacancy"] = vacancy(lattice, element, volume)
+    return made
 
 
 def relaxed(

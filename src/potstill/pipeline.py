@@ -57,6 +57,8 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
 
     crystal = {"ground_state": crystals.ground_state(element), "fingerprint": sampler.fingerprint}
     learn = {k: dump[k] for k in ("seed", "label", "model", "train", "distil")}
+    if config.distil.beside:
+        learn["tests"] = dump["validate"]["polymorphs"]  # kept out of the data
     return [
         Stage(
             "sample",

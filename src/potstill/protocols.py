@@ -204,6 +204,28 @@ class Describer(Protocol):
         ...
 
 
+@runtime_checkable
+class Surveyor(Describer, Protocol):
+    """A describer that looks into frames; see :class:`potstill.model.FrameFeatures`."""
+
+    def surroundings(self, frames: Sequence[Frame]) -> list[NDArray[np.float32]]:
+        """Return each atom's surroundings as a vector, an array (n_atoms, n_components) a frame."""
+        ...
+
+    def equations(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+        """Return what labels would say about a linear model, (n_frames, n_parameters, rank)."""
+        ...
+
+
+@runtime_checkable
+class Trained(Surveyor, Protocol):
+    """A surveyor whose networks have learnt something."""
+
+    def last_layer(self, frames: Sequence[Frame]) -> Array:
+        """Return the gradient of each frame's energy per atom by all members' last layers, (n_frames, n_gradients)."""
+        ...
+
+
 class Selector(Protocol):
     """Chooses from a pool."""
 

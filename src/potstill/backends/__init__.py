@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from potstill.errors import BackendError, DataError
+from potstill.freshness import forget_stale
 from potstill.protocols import Committee, Potential
+
+forget_stale(Path(__file__).parent, Path(__file__).parents[1] / "memory.py")  # nothing compiled has been called yet
 
 MAX_HEADER_BYTES = 2**20
 SERIALISED = (".model", ".pt", ".pth")  # endings of torch's files of Python objects

@@ -2,6 +2,7 @@
 
 from potstill.checks.errors import ErrorReport, errors_on
 from potstill.checks.polymorphs import Polymorphs, compare_polymorphs
+from potstill.checks.reliability import reliability
 from potstill.checks.verdict import validate
 
-__all__ = ["ErrorReport", "Polymorphs", "compare_polymorphs", "errors_on", "validate"]
+__all__ = ["ErrorReport", "Polymorphs", "compare_polymorphs", "errors_on", "reliability", "validate"]

@@ -29,7 +29,11 @@ class Parity:
 
 @dataclass(frozen=True)
 class ErrorReport:
-    """Errors as the command line prints them; ``stress_rmse_gpa`` is None where no frame has a stress."""
+    """Errors as the command line prints them.
+
+    ``stress_rmse_gpa`` is None where no frame has a stress. The last ones are of the frames' own root mean square
+    force errors: all but the worst frame taken together, the worst frame, and percentiles.
+    """
 
     energy_rmse_mev_per_atom: float
     energy_mae_mev_per_atom: float
@@ -37,6 +41,10 @@ class ErrorReport:
     force_mae_ev_per_angstrom: float
     stress_rmse_gpa: float | None
     n_frames: int
+    force_rmse_without_worst: float
+    force_p95: float
+    force_p99: float
+    force_worst: float
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -102,6 +110,7 @@ def summarise(points: Parity) -> ErrorReport:
     def rms(x: Array) -> float:
         return float(np.sqrt(np.mean(x**2)))
 
+    frames = np.sort(points.force_rmse_of_frame)
     return ErrorReport(
         rms(de),
         float(np.mean(np.abs(de))),
@@ -109,6 +118,10 @@ def summarise(points: Parity) -> ErrorReport:
         float(np.mean(np.abs(df))),
         rms(ds) if len(ds) else None,
         len(de),
+        rms(frames[:-1]) if len(frames) > 1 else rms(frames),
+        float(np.percentile(frames, 95)),
+        float(np.percentile(frames, 99)),
+        float(frames[-1]),
     )
 
 

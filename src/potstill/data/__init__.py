@@ -1,6 +1,6 @@
 """Frames, labels and datasets, and their way in and out of structure files."""
 
-from potstill.data.files import LabelKeys, detect_label_keys, read_frames, write_atomic
+from potstill.data.files import LabelKeys, detect_label_keys, read_frames, read_pool, structure_files, write_atomic
 from potstill.data.frames import VOIGT, Array, Dataset, Failure, Frame, Labels, Origin, sum_to, tensor, voigt
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "Origin",
     "detect_label_keys",
     "read_frames",
+    "read_pool",
+    "structure_files",
     "sum_to",
     "tensor",
     "voigt",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import math
 import os
 import re
@@ -297,11 +299,65 @@ def _origin(atoms: Atoms, fallback: Origin) -> Origin:
 BLOCK = 20  # frames without a trajectory name are grouped by this many consecutive ones
 
 
-def read_frames(path: str | os.PathLike[str]) -> tuple[list[Frame], LabelKeys]:
+_STRUCTURES = re.compile(
+    r"(?i)(.*\.(ext)?xyz|.*\.(cif|vasp|traj|db|cfg|res|xsf|gen|in|lammpstrj|dump|json)|(POSCAR|CONTCAR|OUTCAR|XDATCAR)(\..*|_.*)?"
+    r"|vasprun.*\.xml)(\.(gz|bz2|xz))?"
+)
+
+
+def structure_files(source: str | os.PathLike[str]) -> list[Path]:
+    """Return the files that a name stands for: itself, a folder's structure files at any depth, or a pattern's.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [p for p in sorted(path.rglob("*")) if p.is_file() and _STRUCTURES.fullmatch(p.name)]
+        if not found:
+            raise DataError(f"{path} holds no file that is named like a structure file (extxyz, cif, POSCAR, …).")
+        return found
+    found = [p for p in sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) if p.is_file()]
+    if not found:
+        raise DataError(f"Expected a structure file, a folder of them or a pattern at {source}, but there is none.")
+    return found
+
+
+def read_pool(source: str | os.PathLike[str]) -> tuple[list[Frame], str]:
+    """Read all structure files that a name stands for; see :func:`structure_files` and :func:`read_frames`.
+
+    Returns
+    -------
+    frames : list of Frame
+        In the order of files and frames; trajectories without a name are called by file.
+    told : str
+        What was used of them.
+    """
+    paths = structure_files(source)
+    if len(paths) == 1:
+        alone, keys = read_frames(paths[0])
+        return alone, str(keys)
+    root = Path(os.path.commonpath([p.parent for p in paths]))
+    frames: list[Frame] = []
+    told: dict[str, str] = {}
+    for path in paths:
+        found, keys = read_frames(path, name=path.relative_to(root).as_posix())
+        frames.extend(found)
+        told.setdefault(str(keys), path.name)
+    return frames, f"{len(paths)} files; " + "; ".join(f"{name} and the like: {keys}" for keys, name in told.items())
+
+
+def read_frames(path: str | os.PathLike[str], *, name: str | None = None) -> tuple[list[Frame], LabelKeys]:
     """Read every frame of a structure file, with labels under whatever usual name they have.
 
-    Extended XYZ (optionally ``.gz``) keeps origins that potstill wrote; any other format that ASE reads works too.
-    Frames without a trajectory name count as one trajectory for each block of 20 consecutive frames.
+    Extended XYZ (optionally ``.gz``, ``.bz2`` or ``.xz``) keeps origins that potstill wrote; any other
+    format that ASE reads works too.
+    Frames without a trajectory name count as one trajectory for each block of 20 consecutive frames of ``name``, the
+    file's own where it is not given.
 
     Returns
     -------
@@ -325,11 +381,11 @@ def read_frames(path: str | os.PathLike[str]) -> tuple[list[Frame], LabelKeys]:
         for atoms in _iterate(path):
             here = detect_label_keys(atoms)
             keys = here if keys is None else keys.completed(here)
-            fallback = Origin("file", f"{path.name}#{index // BLOCK}", step=index)
+            fallback = Origin("file", f"{name or path.name}#{index // BLOCK}", step=index)
             labels = _labels(atoms, keys, f"file:{path.name}")
             frames.append(Frame.of(atoms, _origin(atoms, fallback), labels))
             index += 1
-    except (EOFError, OSError, zlib.error) as error:  # a compressed file that is cut off, or none
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:  # a compressed file that is cut off, or none
         raise DataError(f"{path}, frame {index} (counted from 0): the file could not be read: {error}.") from None
     except DataError as error:
         raise DataError(f"{path}, frame {index} (counted from 0): {error}") from None
@@ -338,13 +394,20 @@ def read_frames(path: str | os.PathLike[str]) -> tuple[list[Frame], LabelKeys]:
     return frames, keys
 
 
+_COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
 def _is_extxyz(path: Path) -> bool:
-    return path.name.removesuffix(".gz").endswith((".xyz", ".extxyz"))
+    name = path.name
+    for ending in _COMPRESSED:
+        name = name.removesuffix(ending)
+    return name.endswith((".xyz", ".extxyz"))
 
 
 def _open_text(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", errors="replace")
+    if path.suffix in _COMPRESSED:
+        opened: TextIO = _COMPRESSED[path.suffix](path, "rt", encoding="utf-8", errors="replace")
+        return opened
     return path.open(encoding="utf-8", errors="replace")
 
 

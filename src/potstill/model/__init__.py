@@ -4,7 +4,8 @@ from pathlib import Path
 
 from potstill.freshness import forget_stale
 from potstill.model.committee import Committee, CommitteeCalculator, Prediction
-from potstill.model.descriptor import Descriptor, FrameFeatures, Whitening
+from potstill.model.descriptor import Descriptor, Whitening
+from potstill.model.features import FrameFeatures
 
 __all__ = ["Committee", "CommitteeCalculator", "Descriptor", "FrameFeatures", "Prediction", "Whitening"]
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
+from numpy.typing import NDArray
 
 from potstill.data import Array, Frame
 from potstill.model import files, network
-from potstill.model.descriptor import Descriptor, FrameFeatures, Whitening, chunks
+from potstill.model.descriptor import Descriptor, Whitening, chunks
 from potstill.model.domain import Domain
+from potstill.model.features import FrameFeatures
 from potstill.model.neighbours import Geometry, complete, find, outdated
 from potstill.protocols import Spread
 
@@ -161,8 +163,42 @@ class Committee:
         return self
 
     def describe(self, frames: Sequence[Frame]) -> Array:
-        """Return (n_frames, n_features); see :class:`~potstill.model.descriptor.FrameFeatures`."""
+        """Return (n_frames, n_features); see :class:`~potstill.model.features.FrameFeatures`."""
         return self.features.describe(frames)
+
+    def surroundings(self, frames: Sequence[Frame]) -> list[NDArray[np.float32]]:
+        """Return each atom's surroundings; see :class:`~potstill.model.features.FrameFeatures`."""
+        return self.features.surroundings(frames)
+
+    def equations(self, frames: Sequence[Frame]) -> NDArray[np.float32]:
+        """Return what labels would say; see :class:`~potstill.model.features.FrameFeatures`."""
+        return self.features.equations(frames)
+
+    def last_layer(self, frames: Sequence[Frame]) -> Array:
+        """Return the gradient of each frame's energy per atom by all members' last layers, (n_frames, n_gradients)."""
+        width = self.members * self.weights.layers[-1][0].shape[2] * len(self.elements)
+        found = np.empty((len(frames), width))
+        at = 0
+        for chunk in chunks(frames):
+            geometry = self.descriptor.geometry(chunk)
+            h = self._hidden(self.descriptor.compute(geometry), geometry.species)
+            sums = np.add.reduceat(h, geometry.atoms[:-1], axis=0)
+            found[at : at + len(chunk)] = sums / np.diff(geometry.atoms)[:, None]
+            at += len(chunk)
+        return found
+
+    def _hidden(self, G: Array, species: NDArray[np.int32]) -> Array:
+        """Return the last hidden layer of every member, a block for each element, (n_atoms, Z · M · width)."""
+        Z, M = len(self.elements), self.members
+        out = np.zeros((len(G), Z, M * self.weights.layers[-1][0].shape[2]))
+        for z in range(Z):
+            mine = species == z
+            h = np.broadcast_to(G[mine], (M, int(mine.sum()), G.shape[1]))
+            for W, b in self.weights.layers[:-1]:
+                a = h @ W[z] + b[z][:, None, :]
+                h = a / (1.0 + np.exp(-np.clip(a, -700.0, None)))
+            out[mine, z] = h.transpose(1, 0, 2).reshape(len(h[0]), -1)
+        return out.reshape(len(G), -1)
 
     def predict(self, frames: Sequence[Frame], *, mean: bool = False) -> list[Prediction]:
         """Evaluate all members (or, with ``mean``, their average as a single member, which is cheaper) on frames."""

@@ -180,29 +180,3 @@ class Whitening:
             mine = species == z
             x[mine] = (G[mine] - self.mean[z]) @ self.matrix[z][:, :components]
         return x
-
-
-class FrameFeatures:
-    """One vector a frame: mean over its atoms of the whitened descriptor, and its standard deviation.
-
-    Distances between these vectors are what `fps` and batch diversity use. Results are remembered by frame key, since a
-    pool is described again in every round.
-    """
-
-    def __init__(self, descriptor: Descriptor, whitening: Whitening) -> None:
-        self.descriptor, self.whitening = descriptor, whitening
-        self._known: dict[str, Array] = {}
-
-    def describe(self, frames: Sequence[Frame]) -> Array:
-        """Return (n_frames, 2 F)."""
-        new = [f for f in frames if f.key not in self._known]
-        for chunk in chunks(new):
-            geometry = self.descriptor.geometry(chunk)
-            G = self.descriptor.compute(geometry)
-            x = self.whitening.apply(G, geometry.species)
-            edges = np.concatenate([[0], np.cumsum([f.n_atoms for f in chunk])])
-            for frame, lo, hi in zip(chunk, edges[:-1], edges[1:], strict=True):
-                self._known[frame.key] = np.concatenate([x[lo:hi].mean(0), x[lo:hi].std(0)])
-        if not len(frames):
-            return np.empty((0, 2 * self.descriptor.n_features))
-        return np.array([self._known[f.key] for f in frames])

@@ -263,3 +263,50 @@ def polymorphs(rows: Sequence[Mapping[str, Any]], ground: str, tolerance: float)
     for ax in f.axes:
         ax.set_xticks(at, names, rotation=45, ha="right")
     return f
+
+
+def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -> Figure:
+    """Learning curves of selectors with bands of confidence: a panel for each measure, and one for what is outside."""
+    names = list(dict.fromkeys(r["selector"] for r in rows))
+    outside = any(r["outside"] for r in rows)
+    f = Figure("comparison", len(measures) + outside, (3.4, 3.4))
+    colours = dict(
+        zip(names, cycle((BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#B59B00", "#6A3D9A")), strict=False)
+    )
+    colours["random"] = GREY
+    for name in names:
+        mine = sorted((r for r in rows if r["selector"] == name), key=lambda r: r["n_labels"])
+        n = [r["n_labels"] for r in mine]
+        for ax, key in zip(f.axes, measures, strict=False):
+            value, half = (np.array([r[key][k] for r in mine]) for k in (0, 1))
+            ax.plot(n, value, "o-", ms=3, lw=1.2, color=colours[name], label=name if ax is f.axes[0] else None)
+            ax.fill_between(
+                n, np.maximum(value - half, 0.2 * value), value + half, color=colours[name], alpha=0.15, lw=0
+            )
+        if outside:
+            worst = [max((abs(v[0]) for v in r["outside"].values()), default=np.nan) for r in mine]
+            f.axes[-1].plot(n, worst, "o-", ms=3, lw=1.2, color=colours[name])
+    for ax, title in zip(f.axes, [*measures.values(), "outside the pool, worst, meV/atom"], strict=False):
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_title(title)
+        ax.set_xlabel("labels learnt from")
+    f.figure.legend(loc="outside upper center", ncols=len(names))
+    return f
+
+
+def reliability(found: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw expected force errors against those found, on held-out frames."""
+    f = Figure("reliability")
+    ax = f.axes[0]
+    x, y = (1e3 * np.array(found[k]) for k in ("expected", "found"))
+    low, high = 0.8 * min(x.min(), y.min()), 1.25 * max(x.max(), y.max())
+    ax.plot([low, high], [low, high], color=GREY, lw=1)
+    ax.plot(x, y, "o-", color=BLUE, ms=4)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlim(low, high)
+    ax.set_ylim(low, high)
+    ax.set_xlabel("expected force error (meV/Å)")
+    ax.set_ylabel("found on held-out atoms (meV/Å)")
+    return f

@@ -1,15 +1,12 @@
-"""Step 4: committee + pool → the frames to label next. Every way is a :class:`~potstill.protocols.Selector`."""
+"""The plain ways: at random, far apart, where the committee disagrees."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from potstill.data import Array, Dataset
-from potstill.errors import ConfigError, DataError
-from potstill.protocols import Committee, Describer, Selection, Selector
+from potstill.protocols import Committee, Describer, Selection
 
 
 def farthest_points(X: Array, n: int, known: Array, *, start: int | None = None) -> tuple[NDArray[np.intp], Array]:
@@ -99,35 +96,3 @@ class CommitteeSpread:
         covered = committee.describe(list(known)) if len(known) else np.empty((0, X.shape[1]))
         chosen, _ = farthest_points(X, n, covered)
         return Selection(doubted[chosen], doubt[doubted[chosen]])
-
-
-SELECTORS: Mapping[str, type[Random | FarthestPoint | CommitteeSpread]] = {
-    cls.name: cls for cls in (Random, FarthestPoint, CommitteeSpread)
-}
-
-
-def selector(name: str) -> Selector:
-    """Return a selector by name.
-
-    Raises
-    ------
-    ConfigError
-        If there is none of that name.
-    """
-    if name not in SELECTORS:
-        raise ConfigError(f"There is no selector '{name}'; there are {', '.join(SELECTORS)}.")
-    return SELECTORS[name]()
-
-
-def checked(selection: Selection, pool: Dataset, n: int) -> Selection:
-    """Return the selection if it keeps the contract, so that a faulty selector cannot overspend a budget.
-
-    Raises
-    ------
-    DataError
-        If an index repeats, lies outside the pool, or there are more than ``n``.
-    """
-    i = selection.indices
-    if len(i) > n or len(np.unique(i)) != len(i) or (len(i) and (i.min() < 0 or i.max() >= len(pool))):
-        raise DataError(f"A selector that was asked for {n} of {len(pool)} frames returned {len(i)} invalid indices.")
-    return selection

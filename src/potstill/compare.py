@@ -1,0 +1,226 @@
+"""Which way of choosing is best here: learning curves of several selectors on one pool, with error bars over seeds.
+
+A path is one selector with one seed: the distilling loop through all budgets, each trained in full. Paths run beside
+each other and go on where they stopped. All are judged by the same frames, which no selector saw, and by measures that
+belong to none of them: how much of the held-out surroundings the choice covers, and the entropy of what was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill.checks.outside import Outside
+from potstill.config import Config
+from potstill.data import Array, Dataset, Frame
+from potstill.distil import distil
+from potstill.engine import each
+from potstill.label import Labelled, Revealer, label
+from potstill.model import Committee, FrameFeatures, Whitening
+from potstill.protocols import Potential
+from potstill.report import figures
+from potstill.store import LabelStore, Units, digest, write_json
+from potstill.train import descriptor_for
+
+COVERED = 2.0  # typical distances between held-out surroundings within which one is covered
+MOST_ATOMS = 6000  # held-out surroundings that coverage is measured on
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Contest:
+    """All that a worker needs to walk a path; it can be sent to one.
+
+    Attributes
+    ----------
+    pool, holdout : path
+        Files of frames; the hold-out is labelled.
+    settings : Config
+        With the budgets in ``distil.sizes``.
+    reference : Potential | None
+        The labeller; None where the pool's own labels are revealed.
+    element : str | None
+        For the check of structures outside the pool, by the reference.
+    folder : path
+        Where paths, labels and measures are kept.
+    """
+
+    pool: Path
+    holdout: Path
+    settings: Config
+    reference: Potential | None
+    element: str | None
+    folder: Path
+
+    def walk(self, path: tuple[str, int]) -> list[dict[str, Any]]:
+        """Run one selector with one seed through all budgets; return a row each."""
+        name, seed = path
+        pool, holdout = Dataset.load(self.pool), Dataset.load(self.holdout)
+        distilling = self.settings.distil.model_copy(update={"selector": name})
+        settings = self.settings.model_copy(update={"seed": seed, "distil": distilling})
+        measures = _Measures(pool, holdout, settings, self.folder)
+        rows: list[dict[str, Any]] = []
+
+        def watch(row: Mapping[str, Any], committee: Committee, known: Dataset) -> None:
+            kept = {k: row[k] for k in ("n_labels", "n_beside", "errors")}
+            found = {"selector": name, "seed": seed, **kept, **measures.breadth(known)}
+            if self.reference is not None and self.element is not None:
+                check, units = Outside(self.element), self.folder / "outside"
+                truth, mine = check.measure(self.reference, units), check.measure(committee, units)
+                found["outside"] = {k: mine[k] - truth[k] for k in truth if k in mine}
+            rows.append(found)
+
+        ask = Revealer(pool) if self.reference is None else partial(self._label, self.reference)
+        distil(pool, ask, settings, folder=self.folder / "paths" / f"{name}-{seed}", holdout=holdout, watch=watch)
+        return rows
+
+    def _label(self, reference: Potential, frames: Sequence[Frame]) -> Labelled:
+        store = LabelStore(self.folder / "labels")
+        return label(frames, reference, store, workers=1, retries=self.settings.label.retries)
+
+
+class _Measures:
+    """What a choice covers, in a metric that the pool sets and that is the same for all selectors."""
+
+    def __init__(self, pool: Dataset, holdout: Dataset, settings: Config, folder: Path) -> None:
+        descriptor = descriptor_for(pool.elements, settings.model)
+        self.features = FrameFeatures(descriptor, Whitening.fit(descriptor, pool[:: max(1, len(pool) // 500)]))
+        atoms = np.concatenate(self.features.surroundings(list(holdout)))
+        self.atoms = atoms[np.linspace(0, len(atoms) - 1, min(len(atoms), MOST_ATOMS)).astype(int)].astype(float)
+        self.length = float(np.sqrt(np.median(_nearest(self.atoms, self.atoms, itself=True))))
+        self.units = Units(folder / "breadth")
+        self.about = digest([pool.keys, holdout.keys, settings.dump()["model"]])
+
+    def breadth(self, chosen: Dataset) -> dict[str, float]:
+        """Return ``coverage``, a share, and ``entropy``, nats, of a choice of frames."""
+
+        def compute() -> dict[str, float]:
+            x = np.concatenate(self.features.surroundings(list(chosen))).astype(float)
+            near = _nearest(self.atoms, x) <= (COVERED * self.length) ** 2
+            thin = x[np.linspace(0, len(x) - 1, min(len(x), MOST_ATOMS)).astype(int)]
+            density = np.mean(np.exp(-_squares(thin, thin) / (2 * self.length**2)), axis=1)
+            return {"coverage": float(np.mean(near)), "entropy": float(-np.mean(np.log(density)))}
+
+        found: dict[str, float] = self.units.get({"data": self.about, "chosen": digest(chosen.keys)}, compute)
+        return found
+
+
+def _squares(a: Array, b: Array) -> Array:
+    return np.asarray(np.maximum(np.sum(a**2, 1)[:, None] + np.sum(b**2, 1) - 2.0 * a @ b.T, 0.0))
+
+
+def _nearest(a: Array, b: Array, *, itself: bool = False) -> Array:
+    """Return the squared distance of each row of ``a`` to the nearest of ``b``; ``itself`` leaves the diagonal out."""
+    out = np.empty(len(a))
+    for low in range(0, len(a), 1024):
+        d = _squares(a[low : low + 1024], b)
+        if itself:
+            d[np.arange(len(d)), np.arange(low, low + len(d))] = np.inf
+        out[low : low + 1024] = d.min(1)
+    return out
+
+
+def compare(
+    contest: Contest, selectors: Sequence[str], seeds: Sequence[int], *, workers: int, tell: Any
+) -> dict[str, Any]:
+    """Run every path and write ``comparison.json``.
+
+    Parameters
+    ----------
+    contest : Contest
+        Pool, hold-out, settings.
+    selectors : sequence of str
+        Names; ``random`` is run too, because it is what the others must beat.
+    seeds : sequence of int
+        Each decides a path's candidates, networks and batches.
+    workers : int
+        Processes; 0 means one a core.
+    tell : callable
+        Gets lines of progress.
+
+    Returns
+    -------
+    dict
+        ``cells``, a row for each selector, seed and budget; ``table``, means over seeds with 95 % intervals.
+    """
+    names = list(dict.fromkeys([*selectors, "random"]))
+    paths = [(name, seed) for seed in seeds for name in names]
+    cells: list[dict[str, Any]] = []
+    for done, ((name, seed), rows) in enumerate(each(contest.walk, paths, workers=workers), 1):
+        cells.extend(rows)
+        last = rows[-1]
+        tell(
+            f"compare: {done}/{len(paths)}: {name}, seed {seed}: {last['n_labels']} labels, "
+            f"{last['errors']['energy_rmse_mev_per_atom']:.2f} meV/atom, "
+            f"{1e3 * last['errors']['force_rmse_ev_per_angstrom']:.1f} meV/Å"
+        )
+    cells.sort(key=lambda c: (names.index(c["selector"]), c["seed"], c["n_labels"]))
+    result = {"settings": contest.settings.dump(), "cells": cells, "table": table(cells)}
+    write_json(contest.folder / "comparison.json", result)
+    return result
+
+
+MEASURES: Mapping[str, tuple[str, float]] = {
+    "energy_rmse_mev_per_atom": ("energy, meV/atom", 1.0),
+    "force_rmse_ev_per_angstrom": ("forces, meV/Å", 1e3),
+    "force_rmse_without_worst": ("without the worst frame", 1e3),
+    "force_p95": ("95th percentile", 1e3),
+    "force_p99": ("99th percentile", 1e3),
+    "force_worst": ("worst frame", 1e3),
+}
+
+
+def table(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for each selector and budget: means over seeds, and half widths of their 95 % intervals."""
+    rows = []
+    for name, n in dict.fromkeys((c["selector"], c["n_labels"]) for c in cells):
+        mine = [c for c in cells if (c["selector"], c["n_labels"]) == (name, n)]
+        row: dict[str, Any] = {"selector": name, "n_labels": n, "n_seeds": len(mine)}
+        for key, (_, factor) in MEASURES.items():
+            row[key] = _mean([factor * c["errors"][key] for c in mine])
+        for key in ("coverage", "entropy"):
+            row[key] = _mean([c[key] for c in mine])
+        outside = list(dict.fromkeys(k for c in mine for k in c.get("outside", {})))
+        row["outside"] = {k: _mean([c["outside"][k] for c in mine if k in c["outside"]]) for k in outside}
+        rows.append(row)
+    return rows
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the half width of its interval of confidence, by Student's t."""
+    from scipy.stats import t
+
+    x = np.asarray(values, dtype=np.float64)
+    if len(x) < 2:
+        return float(x.mean()), 0.0
+    return float(x.mean()), float(t.ppf(0.5 + CONFIDENCE / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+
+
+def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write the table for a terminal: means over seeds ± half widths of their 95 % intervals."""
+    outside = list(dict.fromkeys(k for row in rows for k in row["outside"]))
+    heads = ["labels", "selector", *(head for head, _ in MEASURES.values()), "coverage", "entropy", *outside]
+    lines = [heads]
+    for row in sorted(rows, key=lambda r: r["n_labels"]):
+        cells = [str(row["n_labels"]), row["selector"]]
+        cells += [_pm(row[key], 2 if key.startswith("energy") else 1) for key in MEASURES]
+        cells += [_pm(row["coverage"], 3), _pm(row["entropy"], 2)]
+        cells += [_pm(row["outside"][k], 1) if k in row["outside"] else "–" for k in outside]
+        lines.append(cells)
+    widths = [max(len(line[k]) for line in lines) for k in range(len(heads))]
+    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
+
+
+def _pm(value: Sequence[float], digits: int) -> str:
+    return f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"
+
+
+def draw(result: Mapping[str, Any]) -> figures.Figure:
+    """Return the learning curves with their error bars, a panel a measure."""
+    with figures.style():
+        return figures.comparison(result["table"], {k: v[0] for k, v in MEASURES.items()})

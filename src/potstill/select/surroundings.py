@@ -1,0 +1,136 @@
+"""Choices by atoms' surroundings: information gained about them, and how many of them are covered.
+
+Both follow QUESTS (Schwalbe-Koda, Hamel, Sadigh, Zhou and Lordi, Nature Communications 16, 4014, 2025), with our
+descriptor, and a bandwidth that the pool sets.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.data import Array, Dataset
+from potstill.protocols import Describer, Selection, Surveyor
+from potstill.select.linear import surveyor
+
+F32 = NDArray[np.float32]
+BANDWIDTH_FRAMES = 200  # frames whose surroundings set the length scale
+BLOCK = 8192  # rows of a matrix of distances
+
+
+class _Surroundings:
+    """All atoms of the pool, and their squared distances to the nearest of some others."""
+
+    def __init__(self, pool: Dataset, survey: Surveyor) -> None:
+        parts = survey.surroundings(list(pool))
+        self.x: F32 = np.concatenate(parts) if parts else np.empty((0, 1), np.float32)
+        self.first = np.concatenate([[0], np.cumsum([len(p) for p in parts])]).astype(np.int64)
+        self._squares = np.einsum("ac,ac->a", self.x, self.x)
+
+    def of(self, k: int) -> F32:
+        """Return the atoms of frame k."""
+        return self.x[self.first[k] : self.first[k + 1]]
+
+    def squared_distances(self, rows: slice, y: F32) -> F32:
+        """Return squared distances between some atoms and others."""
+        d = self._squares[rows, None] + np.einsum("ac,ac->a", y, y) - 2.0 * self.x[rows] @ y.T
+        return np.asarray(np.maximum(d, 0.0), dtype=np.float32)
+
+    def mean_of_frames(self, values: Array) -> Array:
+        """Average over each frame's atoms."""
+        sums = np.add.reduceat(values, self.first[:-1]) if len(values) else np.empty(0)
+        return np.asarray(sums / np.diff(self.first))
+
+    def length(self) -> float:
+        """Return the typical distance of an atom to its nearest in another frame, over some evenly spread frames."""
+        some = np.unique(np.linspace(0, len(self.first) - 2, BANDWIDTH_FRAMES).astype(int))
+        if len(some) < 2:
+            return 1.0
+        atoms = np.concatenate([np.arange(self.first[k], self.first[k + 1]) for k in some])
+        frame = np.concatenate([np.full(self.first[k + 1] - self.first[k], k) for k in some])
+        taken = np.linspace(0, len(atoms) - 1, min(len(atoms), 1000)).astype(int)
+        x = self.x[atoms]
+        d = np.sum(x[taken] ** 2, 1)[:, None] + np.sum(x**2, 1) - 2.0 * x[taken] @ x.T
+        d[frame[taken][:, None] == frame] = np.inf
+        return float(np.sqrt(max(np.median(d.min(1)), 1e-12)))
+
+
+def _blocks(n: int) -> list[slice]:
+    return [slice(low, min(low + BLOCK, n)) for low in range(0, n, BLOCK)]
+
+
+class Entropy:
+    """Most information about surroundings: −log of their density among those already taken, averaged over a frame.
+
+    Scores are these averages, in nats, when each frame was chosen.
+    """
+
+    name = "entropy"
+
+    def select(
+        self, pool: Dataset, n: int, *, known: Dataset, committee: Describer, rng: np.random.Generator
+    ) -> Selection:
+        """Choose the frames whose surroundings are rarest among known and chosen ones."""
+        del rng
+        survey = surveyor(committee, self.name)
+        s = _Surroundings(pool, survey)
+        width = s.length()
+        density = np.full(len(s.x), 1e-12)
+
+        def learn(y: F32) -> None:
+            for rows in _blocks(len(s.x)):
+                density[rows] += np.exp(-s.squared_distances(rows, y) / (2 * width**2)).sum(1)
+
+        for part in survey.surroundings(list(known)):
+            learn(part)
+        chosen, scores = np.empty(min(n, len(pool)), dtype=np.intp), np.empty(min(n, len(pool)))
+        open_ = np.ones(len(pool), dtype=bool)
+        centre = s.mean_of_frames(np.linalg.norm(s.x - s.x.mean(0), axis=1).astype(np.float64)) if len(s.x) else None
+        for k in range(len(chosen)):
+            gain = s.mean_of_frames(-np.log(density))
+            if k == 0 and not len(known) and centre is not None:  # nothing is known: the most ordinary frame
+                gain = -centre
+            gain = np.where(open_, gain, -np.inf)
+            i = int(np.argmax(gain))
+            chosen[k], scores[k], open_[i] = i, gain[i], False
+            learn(s.of(i))
+        return Selection(chosen, scores)
+
+
+class Cover:
+    """Minimum set coverage: the frame with the largest share of surroundings that nothing taken is near to.
+
+    Near means within a length that the pool sets; once everything is covered, it is halved. Scores are shares.
+    """
+
+    name = "cover"
+
+    def select(
+        self, pool: Dataset, n: int, *, known: Dataset, committee: Describer, rng: np.random.Generator
+    ) -> Selection:
+        """Choose greedily."""
+        del rng
+        survey = surveyor(committee, self.name)
+        s = _Surroundings(pool, survey)
+        near = 2.0 * s.length()
+        nearest = np.full(len(s.x), np.inf, dtype=np.float32)
+
+        def learn(y: F32) -> None:
+            for rows in _blocks(len(s.x)):
+                np.minimum(nearest[rows], s.squared_distances(rows, y).min(1), out=nearest[rows])
+
+        for part in survey.surroundings(list(known)):
+            learn(part)
+        chosen, scores = np.empty(min(n, len(pool)), dtype=np.intp), np.empty(min(n, len(pool)))
+        open_ = np.ones(len(pool), dtype=bool)
+        for k in range(len(chosen)):
+            share = s.mean_of_frames((nearest > near**2).astype(np.float64))
+            while near > 1e-6 and not (share[open_] > 0.0).any():
+                near *= 0.5
+                share = s.mean_of_frames((nearest > near**2).astype(np.float64))
+            depth = s.mean_of_frames(np.minimum(nearest, 1e12).astype(np.float64))  # breaks ties
+            rank = np.where(open_, share + 1e-9 * depth / max(float(depth.max()), 1e-300), -np.inf)
+            i = int(np.argmax(rank))
+            chosen[k], scores[k], open_[i] = i, share[i], False
+            learn(s.of(i))
+        return Selection(chosen, scores)
