@@ -393,6 +393,9 @@ def compare(
         Path | None,
         typer.Option(help="Labelled frames to judge by; else whole trajectories of the pool are set apart."),
     ] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="Further labelled frames to judge by: hotter, strained, another phase.")
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(help="Labeller, such as lammps:FILE; without it the file's own labels are revealed."),
@@ -445,7 +448,10 @@ def compare(
         Dataset(data).save(out / "pool.extxyz")
         held.save(out / "holdout.extxyz")
         element = data.elements[0] if potential is not None and len(data.elements) == 1 else None
-        contest = Contest(out / "pool.extxyz", out / "holdout.extxyz", settings, potential, element, out)
+        others = {path.stem: path for path in also or []}
+        for path in others.values():
+            _labelled(path)  # told now if it is not
+        contest = Contest(out / "pool.extxyz", out / "holdout.extxyz", settings, potential, element, out, others)
         result = run_all(contest, names, range(seed, seed + seeds), workers=workers, tell=tell)
         write_atomic(out / "comparison.png", draw(result).png())
     typer.echo(table_text(result["table"]))
@@ -465,7 +471,7 @@ def validate(
     """Step 3: relax crystals with model and reference alike, and say whether they agree."""
     from potstill import crystals
     from potstill.backends import resolve
-    from potstill.checks import Polymorphs
+    from potstill.checks import Outside, Polymorphs
     from potstill.checks import validate as judge
     from potstill.data import Dataset
     from potstill.store import RunDir
@@ -475,7 +481,10 @@ def validate(
     judged, judge_by = resolve(model, [element]), resolve(reference, [element])
     held = _labelled(holdout) if holdout else Dataset()
     with RunDir(out).locked():
-        summary, _ = judge(judged, judge_by, check, out, holdout=held, pool=Dataset(), workers=workers, tell=tell)
+        outside = Outside(element, ()) if v.defects else None
+        summary, _ = judge(
+            judged, judge_by, check, out, outside=outside, holdout=held, pool=Dataset(), workers=workers, tell=tell
+        )
     _print_polymorphs(summary["polymorphs"])
     typer.echo(f"{out / 'validation.json'}")
 

@@ -8,14 +8,14 @@ belong to none of them: how much of the held-out surroundings the choice covers,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from potstill.checks.outside import Outside
+from potstill.checks import Outside, errors_on
 from potstill.config import Config
 from potstill.data import Array, Dataset, Frame
 from potstill.distil import distil
@@ -48,6 +48,8 @@ class Contest:
         For the check of structures outside the pool, by the reference.
     folder : path
         Where paths, labels and measures are kept.
+    also : mapping of name to path
+        Further labelled frames to judge by: hotter, strained, another phase.
     """
 
     pool: Path
@@ -56,6 +58,7 @@ class Contest:
     reference: Potential | None
     element: str | None
     folder: Path
+    also: Mapping[str, Path] = field(default_factory=dict)
 
     def walk(self, path: tuple[str, int]) -> list[dict[str, Any]]:
         """Run one selector with one seed through all budgets; return a row each."""
@@ -64,6 +67,7 @@ class Contest:
         distilling = self.settings.distil.model_copy(update={"selector": name})
         settings = self.settings.model_copy(update={"seed": seed, "distil": distilling})
         measures = _Measures(pool, holdout, settings, self.folder)
+        others = {k: Dataset.load(file) for k, file in self.also.items()}
         rows: list[dict[str, Any]] = []
 
         def watch(row: Mapping[str, Any], committee: Committee, known: Dataset) -> None:
@@ -73,6 +77,7 @@ class Contest:
                 check, units = Outside(self.element), self.folder / "outside"
                 truth, mine = check.measure(self.reference, units), check.measure(committee, units)
                 found["outside"] = {k: mine[k] - truth[k] for k in truth if k in mine}
+            found["also"] = {k: errors_on(committee, data).as_dict() for k, data in others.items()}
             rows.append(found)
 
         ask = Revealer(pool) if self.reference is None else partial(self._label, self.reference)
@@ -187,6 +192,10 @@ def table(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             row[key] = _mean([c[key] for c in mine])
         outside = list(dict.fromkeys(k for c in mine for k in c.get("outside", {})))
         row["outside"] = {k: _mean([c["outside"][k] for c in mine if k in c["outside"]]) for k in outside}
+        row["also"] = {
+            k: {m: _mean([MEASURES[m][1] * c["also"][k][m] for c in mine]) for m in list(MEASURES)[:2]}
+            for k in mine[0].get("also", {})
+        }
         rows.append(row)
     return rows
 
@@ -204,13 +213,16 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write the table for a terminal: means over seeds ± half widths of their 95 % intervals."""
     outside = list(dict.fromkeys(k for row in rows for k in row["outside"]))
+    also = list(rows[0]["also"]) if rows else []
     heads = ["labels", "selector", *(head for head, _ in MEASURES.values()), "coverage", "entropy", *outside]
+    heads += [f"{name}, {unit}" for name in also for unit in ("meV/atom", "meV/Å")]
     lines = [heads]
     for row in sorted(rows, key=lambda r: r["n_labels"]):
         cells = [str(row["n_labels"]), row["selector"]]
         cells += [_pm(row[key], 2 if key.startswith("energy") else 1) for key in MEASURES]
         cells += [_pm(row["coverage"], 3), _pm(row["entropy"], 2)]
         cells += [_pm(row["outside"][k], 1) if k in row["outside"] else "–" for k in outside]
+        cells += [_pm(value, 1) for name in also for value in row["also"][name].values()]
         lines.append(cells)
     widths = [max(len(line[k]) for line in lines) for k in range(len(heads))]
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines)

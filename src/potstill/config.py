@@ -286,6 +286,7 @@ class ValidateConfig(Section):
         description="Crystals relaxed by the model and by the reference.",
         min_length=1,
     )
+    defects: bool = Field(True, description="Two slabs and a vacancy too, their atoms relaxed.")
     force_tolerance: float = Field(
         0.001, description="eV/Å. Relaxations end when every force and cell gradient is below this.", gt=0
     )

@@ -3,7 +3,7 @@
 Random symmetric crystals (PyXtal: Fredericks, Parrish, Sayre and Zhu, Computer Physics Communications 261, 107810,
 2021), close-packed layers in random order, strained and rattled crystals of other lattices, slabs of the faces that are
 not tested, cells with vacancies and interstitials. All are scaled to the metal's own atomic volume. Structures that
-match one that is used as a test are left out: see :class:`Tests`.
+match one that is used as a test are left out: see :class:`Exclusion`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRIES = 40  # for each frame, before a family is given up
 FACES = ((1, 1, 0), (2, 1, 0), (2, 1, 1), (3, 1, 0), (3, 1, 1), (2, 2, 1))
 
 
-class Tests:
+class Exclusion:
     """Structures that a potential is judged by, and whether another is one of them.
 
     Parameters
@@ -68,7 +68,7 @@ def _structure(atoms: Atoms) -> Any:
 
 
 def generate(
-    n: int, elements: Sequence[str], volume: float, tests: Tests, *, lattice: str = "fcc", rng: np.random.Generator
+    n: int, elements: Sequence[str], volume: float, tests: Exclusion, *, lattice: str = "fcc", rng: np.random.Generator
 ) -> Dataset:
     """Make candidates beside the pool.
 
@@ -80,7 +80,7 @@ def generate(
         Chemical symbols; sites are occupied at random where there are several.
     volume : float
         Å³ per atom of the relaxed ground state.
-    tests : Tests
+    tests : Exclusion
         What must not be among them.
     lattice : str
         fcc, bcc or hcp: the ground state, of which slabs and defects are made.
@@ -107,7 +107,7 @@ def _tried(
     elements: Sequence[str],
     volume: float,
     lattice: str,
-    tests: Tests,
+    tests: Exclusion,
     rng: np.random.Generator,
 ) -> Iterator[Atoms]:
     """Yield n structures of a family that are sensible and match no test."""

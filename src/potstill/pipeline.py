@@ -8,7 +8,7 @@ from pathlib import Path
 
 from potstill import crystals
 from potstill.backends import resolve
-from potstill.checks import Polymorphs, validate
+from potstill.checks import Outside, Polymorphs, validate
 from potstill.config import Config, to_toml
 from potstill.data import Dataset, write_atomic
 from potstill.distil import distil
@@ -45,11 +45,15 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
         volume = read_json(out / "1-sample" / "stage.json")["summary"]["volume_per_atom_angstrom3"]
         v = config.validate_
         check = Polymorphs(element, v.polymorphs, volume, v.force_tolerance, v.relax_steps)
-        committee = Committee.load(distilled / "model")
+        outside = Outside(element, ()) if v.defects else None
+        judge = partial(validate, reference=reference, check=check, outside=outside, workers=workers, tell=tell)
         pool = Dataset.load(out / "1-sample" / "pool.extxyz")
-        summary, files = validate(
-            committee, reference, check, folder, holdout=holdout, pool=pool, workers=workers, tell=tell
-        )
+        summary, files = judge(Committee.load(distilled / "model"), folder=folder, holdout=holdout, pool=pool)
+        if (alone := distilled / "model-pool-only").exists():  # the other claim: without what stood beside the pool
+            tell("validate: the same for the potential that learnt from the pool alone")
+            second, more = judge(Committee.load(alone), folder=folder / "pool-only", holdout=holdout, pool=Dataset())
+            summary["pool_only"] = {k: second[k] for k in ("holdout", "polymorphs", "outside")}
+            files += [f"pool-only/{name}" for name in more]
         return Outcome(summary, files)
 
     def do_report(_folder: Path) -> Outcome:

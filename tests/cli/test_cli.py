@@ -56,7 +56,7 @@ def model(labelled, tmp_path_factory):
 
 def test_help_lists_every_verb():
     out, _ = call("--help")
-    verbs = "run sample label train select distil validate evaluate report explain status config"
+    verbs = "run sample label train select distil compare validate evaluate report explain status config"
     for verb in verbs.split():
         assert f" {verb} " in out
 
@@ -131,7 +131,13 @@ def test_train_and_evaluate_agree_on_the_promised_keys(model, labelled):
         "force_mae_ev_per_angstrom",
         "stress_rmse_gpa",
         "n_frames",
+        "force_rmse_without_worst",
+        "force_p95",
+        "force_p99",
+        "force_worst",
     }
+    assert errors["force_p95"] <= errors["force_p99"] <= errors["force_worst"]
+    assert errors["force_rmse_without_worst"] <= errors["force_rmse_ev_per_angstrom"]
     assert errors["n_frames"] == 60
     assert 0 < errors["force_rmse_ev_per_angstrom"] < 0.3
     assert "energy from 'energy', forces from 'forces', stress from 'stress'" in told
@@ -167,14 +173,49 @@ def test_distil_reveals_the_labels_of_a_file_and_resumes(labelled, tmp_path):
     assert "Nothing to do" in again
 
 
-def test_distil_with_a_reference_labels_what_it_chooses(tmp_path, labelled):
-    pool = tmp_path / "pool.extxyz"
-    Dataset.load(labelled).without_labels().save(pool)
+def test_distil_with_a_reference_labels_what_it_chooses_from_files_in_folders(tmp_path, labelled):
+    import gzip
+
+    data = Dataset.load(labelled).without_labels()
+    half = len(data) // 2
+    folder = tmp_path / "pool"
+    (folder / "later").mkdir(parents=True)
+    data[:half].save(folder / "first.extxyz")
+    data[half:].save(tmp_path / "second.extxyz")
+    (folder / "later" / "second.extxyz.gz").write_bytes(gzip.compress((tmp_path / "second.extxyz").read_bytes()))
+    (folder / "notes.txt").write_text("not a structure")
     out = tmp_path / "d"
-    command = ["distil", pool, "--budget", 8, "--out", out, "--reference", EAM, "--selector", "random"]
-    call(*command, "--set", "train.steps=20", "--set", "distil.holdout=5", "--set", "distil.round_steps=5")
+    command = ["distil", folder, "--budget", 8, "--out", out, "--reference", EAM, "--selector", "random"]
+    command += ["--set", "train.steps=20", "--set", "distil.holdout=5", "--set", "distil.round_steps=5"]
+    said, told = call(*command, "--set", "distil.initial=4", "--set", "distil.beside=0.25")
+    assert "2 files" in told
+    assert f"{len(data)} frames" in told
+    assert "8 frames distilled, 2 of them from beside the pool" in said
     assert len(list(out.glob("labels/??/*.json"))) == 13
     assert all(f.labels is not None for f in Dataset.load(out / "distilled.extxyz"))
+
+
+def test_distil_without_a_labeller_is_pool_only_and_says_so(labelled, tmp_path):
+    command = ["distil", f"{labelled.parent}/labelled.ext*", "--budget", 6, "--out", tmp_path / "d"]
+    _, told = call(*command, "--set", "train.steps=10", "--set", "distil.holdout=5", "--set", "train.members=2")
+    assert "this is --pool-only" in told
+
+
+def test_a_pattern_or_folder_without_structures_is_told(tmp_path):
+    for pool in (tmp_path / "*.extxyz", tmp_path):
+        _, told = call("distil", pool, "--budget", 3, "--out", tmp_path / "d", code=DataError.exit_code)
+        assert "structure file" in told
+
+
+def test_compare_prints_a_table_with_error_bars(labelled, tmp_path):
+    out = tmp_path / "c"
+    command = ["compare", labelled, "--selectors", "fps", "--budgets", "4,8", "--seeds", 2, "--out", out]
+    said, _ = call(*command, "--set", "train.steps=10", "--set", "train.members=2", "--set", "distil.holdout=10")
+    assert said.count("random") == said.count("fps") == 2
+    assert "±" in said
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    _, told = call("compare", labelled, "--selectors", "fps", "--budgets", "4,x", "--out", out, code=3)
+    assert "whole numbers with commas" in told
 
 
 def test_validate_compares_any_two_potentials(tmp_path):

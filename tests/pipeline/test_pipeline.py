@@ -51,7 +51,7 @@ def results(out):
 def units(out):
     """Every finished unit of work, with the moment at which it was written."""
     found = [*out.glob("1-sample/ensembles/*/*.safetensors"), *out.glob("labels/??/*.json")]
-    found += [*out.glob("2-distil/rounds/*/round.json"), *out.glob("3-validate/units/*.json")]
+    found += [*out.glob("2-distil/rounds/*/*/round.json"), *out.glob("3-validate/units/*.json")]
     return {path: path.stat().st_mtime_ns for path in found}
 
 

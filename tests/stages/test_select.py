@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from potstill.data import Dataset, Frame
+from potstill.distil.beside import most_telling
 from potstill.errors import ConfigError, DataError
 from potstill.protocols import Committee, Selection, Spread
-from potstill.select import SELECTORS, CommitteeSpread, FarthestPoint, checked, farthest_points, selector
+from potstill.select import SELECTORS, checked, farthest_points, selector
+from potstill.select.gradients import largest_clusters
+from potstill.select.linear import Information, greedy
+from potstill.select.plain import CommitteeSpread, FarthestPoint
 
 N_POOL = 24
 ROUND_OFF = 1e-12
@@ -25,6 +29,12 @@ class Toy:
 
     def describe(self, frames: Sequence[Frame]) -> np.ndarray:
         return np.array([f.atoms.positions[:2].ravel() for f in frames]).reshape(len(frames), 6)
+
+    def surroundings(self, frames: Sequence[Frame]) -> list[np.ndarray]:
+        return [f.atoms.positions.astype(np.float32) for f in frames]
+
+    def equations(self, frames: Sequence[Frame]) -> np.ndarray:
+        return np.array([f.atoms.positions[:4].T for f in frames], dtype=np.float32).reshape(len(frames), 3, 4)
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,16 @@ class ToyCommittee(Toy):
     def spread(self, frames: Sequence[Frame]) -> Spread:
         doubt = np.array([abs(f.atoms.positions[-1, 2]) for f in frames])
         return Spread(doubt / 10, doubt, 2 * doubt)
+
+    def last_layer(self, frames: Sequence[Frame]) -> np.ndarray:
+        return np.array([f.atoms.positions[2:4].ravel() for f in frames]).reshape(len(frames), 6)
+
+
+class OnlyVectors:
+    """Describes a frame by one vector, and knows nothing else."""
+
+    def describe(self, frames: Sequence[Frame]) -> np.ndarray:
+        return Toy().describe(frames)
 
 
 DESCRIBERS = {"before learning": Toy(), "with a committee": ToyCommittee()}
@@ -110,6 +130,14 @@ def test_a_pool_of_equal_descriptions_is_no_trouble(nickel, name):
         def describe(self, frames):
             return np.ones((len(frames), 3))
 
+        last_layer = describe
+
+        def surroundings(self, frames):
+            return [np.ones((f.n_atoms, 3), np.float32) for f in frames]
+
+        def equations(self, frames):
+            return np.ones((len(frames), 3, 2), np.float32)
+
     found = choose(name, nickel(10), 6, describer=Blind())
     assert len(set(found.indices.tolist())) == 6
 
@@ -126,7 +154,7 @@ def test_selecting_changes_neither_pool_nor_known(nickel, pool, name):
 def test_a_selector_is_found_by_its_name_and_others_are_refused():
     assert {type(selector(name)) for name in SELECTORS} == set(SELECTORS.values())
     assert all(selector(name).name == name for name in SELECTORS)
-    with pytest.raises(ConfigError, match="random, fps, committee"):
+    with pytest.raises(ConfigError, match="potstill, random, fps, committee"):
         selector("best")
 
 
@@ -182,6 +210,118 @@ def test_committee_spreads_its_choice_among_the_doubted(pool):
     doubted = np.argsort(-ToyCommittee().spread(list(pool)).force)[:6]
     fps = FarthestPoint().select(pool.take(doubted), 3, known=Dataset(), committee=Toy(), rng=np.random.default_rng(0))
     assert np.array_equal(found.indices, doubted[fps.indices])
+
+
+@pytest.mark.parametrize("name", ["leverage", "entropy", "cover"])
+def test_selectors_that_look_into_frames_say_so_where_the_model_cannot(pool, name):
+    with pytest.raises(ConfigError, match=f"'{name}' looks into frames.*random, fps or committee"):
+        choose(name, pool, 3, describer=OnlyVectors())
+
+
+def information(A: np.ndarray) -> float:
+    """The logarithm of det(I + Σ A Aᵀ)."""
+    return np.linalg.slogdet(np.eye(A.shape[1]) + np.einsum("npr,nqr->pq", A, A))[1]
+
+
+def test_leverage_takes_the_frame_that_adds_most_information_each_time(pool):
+    known = pool.take([3, 7])
+    left = pool.without(known)
+    found = choose("leverage", left, 6, known=known)
+    A, have = (Toy().equations(list(data)).astype(float) for data in (left, known))
+    taken = list(have)
+    for k, i in enumerate(found.indices):
+        before = information(np.array(taken))
+        gains = [information(np.array([*taken, a])) - before for a in A]
+        gains = [-np.inf if j in found.indices[:k] else g for j, g in enumerate(gains)]
+        assert i == np.argmax(gains)
+        assert found.scores[k] == pytest.approx(max(gains), rel=1e-6)
+        taken.append(A[i])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 9))
+def test_lazy_greedy_is_greedy(seed, n):
+    A = np.random.default_rng(seed).normal(size=(9, 3, 2))
+    lazy = Information(3)
+    indices, gains = greedy(9, n, lambda k: lazy.gain(A[k]), lambda k: lazy.add(A[k]))
+    plain, left = Information(3), list(range(9))
+    for i, gain in zip(indices, gains, strict=True):
+        every = plain.gain(A[left])
+        assert gain == pytest.approx(every.max(), rel=1e-9)
+        assert i == left[int(np.argmax(every))]
+        left.remove(i)
+        plain.add(A[i])
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_information_keeps_the_inverse(seed):
+    A = np.random.default_rng(seed).normal(size=(4, 5, 3))
+    M = Information(5)
+    for a in A:
+        M.add(a)
+    np.testing.assert_allclose(M.inverse @ (np.eye(5) + np.einsum("npr,nqr->pq", A, A)), np.eye(5), atol=1e-9)
+
+
+def test_the_most_telling_frames_lower_the_variance_of_what_is_asked_most():
+    rng = np.random.default_rng(0)
+    A, targets = rng.normal(size=(12, 4, 2)), rng.normal(size=(2, 4))
+    indices, gains = most_telling(A, 3, targets, Information(4))
+
+    def variance(taken: Sequence[int]) -> float:
+        M = np.eye(4) + np.einsum("npr,nqr->pq", A[list(taken)], A[list(taken)])
+        return float(np.einsum("tp,tp->", targets, np.linalg.solve(M, targets.T).T))
+
+    first = min(range(12), key=lambda k: variance([k]))
+    assert indices[0] == first
+    assert gains[0] == pytest.approx(variance([]) - variance([first]), rel=1e-9)
+    assert variance(indices) < np.mean([variance(rng.permutation(12)[:3]) for _ in range(50)])
+
+
+def grouped(nickel, per_group: int) -> tuple[Dataset, np.ndarray]:
+    """Frames in four groups far from each other, and the group of each."""
+    frames = list(nickel(4 * per_group))
+    group = np.repeat(np.arange(4), per_group)
+    rng = np.random.default_rng(0)
+    moved = []
+    for frame, g in zip(frames, group, strict=True):
+        atoms = frame.atoms.copy()
+        atoms.positions += 20.0 * g + rng.normal(0, 0.01, atoms.positions.shape)
+        moved.append(Frame.of(atoms))
+    return Dataset(moved), group
+
+
+@pytest.mark.parametrize("name", ["direct", "cover", "entropy", "fps", "last-layer"])
+def test_what_wants_diversity_takes_one_of_each_group_first(nickel, name):
+    pool, group = grouped(nickel, 6)
+    found = choose(name, pool, 4)
+    assert sorted(group[found.indices]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["direct", "cover", "entropy", "fps", "last-layer"])
+def test_what_wants_diversity_leaves_alone_what_is_known(nickel, name):
+    pool, group = grouped(nickel, 6)
+    known = pool.take([0, 6, 12])  # of the first three groups
+    left = pool.without(known)
+    group = np.delete(group, [0, 6, 12])
+    assert group[choose(name, left, 1, known=known).indices[0]] == 3
+
+
+def test_cover_scores_the_share_of_surroundings_that_are_new(nickel):
+    pool, _ = grouped(nickel, 6)
+    scores = choose("cover", pool, 4).scores
+    assert scores[:4] == pytest.approx(np.ones(4))
+
+
+def test_last_layer_is_fps_before_there_are_networks(pool):
+    one, other = (choose(name, pool, 6, describer=Toy()) for name in ("last-layer", "fps"))
+    assert np.array_equal(one.indices, other.indices)
+
+
+@given(points, st.integers(0, 14), points | st.just(np.empty((0, 2))))
+def test_largest_clusters_choose_each_row_once(X, n, known):
+    chosen, distances = largest_clusters(X, n, known)
+    assert len(chosen) == len(distances) == min(n, len(X))
+    assert len(set(chosen.tolist())) == len(chosen)
+    assert np.isfinite(distances).all()
 
 
 # --- farthest points ---

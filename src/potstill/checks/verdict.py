@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from potstill.checks.errors import parity, summarise
+from potstill.checks.outside import Outside
 from potstill.checks.polymorphs import Polymorphs, compare_polymorphs
 from potstill.data import Dataset
 from potstill.model import Committee
@@ -25,6 +26,7 @@ def validate(
     check: Polymorphs,
     folder: Path,
     *,
+    outside: Outside | None = None,
     holdout: Dataset,
     pool: Dataset,
     workers: int,
@@ -38,6 +40,8 @@ def validate(
         Who is judged, and by whom.
     check : Polymorphs
         The crystals.
+    outside : Outside | None
+        Slabs and a vacancy, where they are wanted.
     folder : path
         Gets ``validation.json``, ``parity.json`` (points of the figure) and ``coverage.json`` (the pool's map).
     holdout : Dataset
@@ -89,9 +93,27 @@ def validate(
         "element": check.element,
         "holdout": errors,
         "polymorphs": crystals,
+        "outside": None if outside is None else _side_by_side(outside, model, reference, folder / "units", tell),
     }
     write_json(folder / "validation.json", summary)
     return summary, files
+
+
+def _side_by_side(
+    outside: Outside, model: Potential, reference: Potential, workdir: Path, tell: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Return a row for each structure: meV/atom above the ground state by both."""
+    truth, mine = (outside.measure(potential, workdir) for potential in (reference, model))
+    rows: list[dict[str, Any]] = [
+        {"structure": k, "reference": truth.get(k), "nnp": mine.get(k), "error": None}
+        for k in dict.fromkeys([*truth, *mine])
+    ]
+    for row in rows:
+        if row["reference"] is not None and row["nnp"] is not None:
+            row["error"] = row["nnp"] - row["reference"]
+    told = ", ".join(f"{r['structure']} {r['error']:+.1f}" for r in rows if r["error"] is not None)
+    tell(f"validate: energy per atom above the ground state, model less reference (meV): {told}")
+    return rows
 
 
 def coverage(model: Committee, pool: Dataset) -> dict[str, Any]:

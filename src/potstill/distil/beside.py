@@ -9,6 +9,7 @@ those that lower the targets' variance in the linear model most. The targets the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,19 @@ import numpy as np
 from potstill import crystals
 from potstill.data import Dataset, Frame
 from potstill.errors import ConvergenceError, DataError
-from potstill.generate import Tests, generate
+from potstill.generate import Exclusion, generate
 from potstill.model import Committee, FrameFeatures
 from potstill.select.linear import Information, greedy
+from potstill.store import digest, read_json, write_json
 
-CANDIDATES = 150
+CANDIDATES = 100
 DEAREST = 1.0  # eV/atom above the ground state, as the model sees it; beyond, nothing is learnt for crystals
 TOLERANCE = 5.0  # meV/atom of expected error
 STRANGEST = 1.2  # times as far from learnt surroundings as these are from each other; beyond, spreads mean little
 
 
 class Beside:
-    """Tests and candidates for one metal.
+    """Exclusion and candidates for one metal.
 
     Parameters
     ----------
@@ -39,9 +41,11 @@ class Beside:
         Prototype crystals of the verdict.
     seed : int
         Decides the candidates.
+    folder : path
+        Keeps the candidates for a later start.
     """
 
-    def __init__(self, elements: Sequence[str], volume: float, names: Sequence[str], seed: int) -> None:
+    def __init__(self, elements: Sequence[str], volume: float, names: Sequence[str], seed: int, folder: Path) -> None:
         rng = np.random.default_rng([seed, 5])
         self.lattice = crystals.ground_state(elements[0]) if len(elements) == 1 else "fcc"
         structures = crystals.verdict_structures(self.lattice, elements[0], volume, names)
@@ -49,9 +53,15 @@ class Beside:
             atoms.set_chemical_symbols([str(s) for s in rng.choice(list(elements), size=len(atoms))])
         self.ground = Frame.of(structures.pop(self.lattice))
         self.tests: Mapping[str, Frame] = {name: Frame.of(atoms) for name, atoms in structures.items()}
-        matcher = Tests(structures)
-        self.candidates = generate(CANDIDATES, elements, volume, matcher, lattice=self.lattice, rng=rng)
-        self.kept_out = dict(matcher.kept_out)
+        what = [list(elements), volume, list(names), seed, CANDIDATES]
+        file, record = (folder / f"beside-{digest(what)}{ending}" for ending in (".extxyz", ".json"))
+        if not record.exists():
+            matcher = Exclusion(structures)
+            made = generate(CANDIDATES, elements, volume, matcher, lattice=self.lattice, rng=rng)
+            made.save(file)
+            write_json(record, {"what": what, "kept_out": matcher.kept_out})
+        self.candidates = Dataset.load(file)
+        self.kept_out: dict[str, int] = read_json(record)["kept_out"]
 
     def check(self, committee: Committee) -> dict[str, dict[str, Any]]:
         """Return for each test its energy above the ground state, the expected error (meV/atom), and whether it passed.
@@ -112,8 +122,8 @@ def rest_volume(committee: Committee, some: Dataset) -> float:
     solid = [f for f in some if f.volume is not None]
     if not solid:
         raise DataError(
-            "The pool has no frame that is periodic in all directions, so nothing says how dense the crystals beside it "
-            "should be. Set distil.beside=0, or give --pool-only."
+            "The pool has no frame that is periodic in all directions, so nothing says how dense the crystals beside "
+            "it should be. Set distil.beside=0, or give --pool-only."
         )
     energy = [float(p.energy[0]) / f.n_atoms for f, p in zip(solid, committee.predict(solid, mean=True), strict=True)]
     coldest = solid[int(np.argmin(energy))]

@@ -230,8 +230,9 @@ class _Loop:
         self.asked, self.known = Dataset(), Dataset()
         self.failures: list[Failure] = []
         self.beside: Beside | None = None
+        self.volume: float | None = None  # of an atom at rest, as the first round's model says
         self._cache: Descriptions | None = None
-        self.repeats: Dataset | None = None
+        self.n_repeats = 0
         dump = settings.dump()
         free = ("budget", "sizes", "target_force", "target_energy", "stop_flat", "drop_outliers")
         self.trail = digest(
@@ -289,9 +290,8 @@ class _Loop:
             strange,
             self._pool_only(),
             {
-                "n_near_duplicates": 0 if self.repeats is None else len(self.repeats),
-                "kept_out": self.beside.kept_out if self.beside else {},
-                "tests_kept_out": sorted(self.beside.tests) if self.beside else [],
+                "n_near_duplicates": self.n_repeats,
+                "kept_out": curve[-1]["kept_out"],
             },
         )
 
@@ -318,7 +318,9 @@ class _Loop:
         folder = self._folder(number) / digest([_content(known), steps])
         record = folder / "round.json"
         if record.exists():
-            return Committee.load(folder / "model"), read_json(record)
+            earlier = read_json(record)
+            self.volume = earlier["rest_volume"]
+            return Committee.load(folder / "model"), earlier
         committee = self._train(known, steps)
         row: Row = {
             "round": number,
@@ -333,6 +335,8 @@ class _Loop:
             "frames": {},
             "reliability": None,
             "quick": None,
+            "kept_out": {},
+            "rest_volume": None,
         }
         told = ""
         if len(self.holdout):
@@ -346,7 +350,8 @@ class _Loop:
                 f"{1e3 * errors['force_rmse_ev_per_angstrom']:.1f} meV/Å ({force[0]:.1f} to {force[1]:.1f})"
             )
         if self._wants_beside():
-            row["quick"] = self._beside(committee).check(committee)
+            beside = self._beside(committee)
+            row |= {"quick": beside.check(committee), "kept_out": beside.kept_out, "rest_volume": self.volume}
             failed = [name for name, found in row["quick"].items() if not found["passed"]]
             told += f"; quick checks not passed: {', '.join(failed) or 'none'}"
         committee.save(folder / "model")
@@ -363,16 +368,18 @@ class _Loop:
     def _beside(self, committee: Committee) -> Beside:
         """Return what stands beside the pool, at the volume that the first round's model gives the ground state."""
         if self.beside is None:
-            volume = rest_volume(committee, self.pool[:: max(1, len(self.pool) // WHITENING_FRAMES)])
-            self.tell(f"distil: crystals, slabs and defects beside the pool are scaled to {volume:.2f} Å³/atom")
-            names = list(self.settings.validate_.polymorphs)
-            self.beside = Beside(self.pool.elements, volume, names, self.settings.seed)
+            if self.volume is None:
+                self.volume = rest_volume(committee, self.pool[:: max(1, len(self.pool) // WHITENING_FRAMES)])
+            self.tell(f"distil: crystals, slabs and defects beside the pool are scaled to {self.volume:.2f} Å³/atom")
+            names = self.settings.validate_.polymorphs
+            self.beside = Beside(self.pool.elements, self.volume, names, self.settings.seed, self.folder / "rounds")
         return self.beside
 
     def _choose(self, number: int, size: int, committee: Committee | None) -> Dataset:
         """Return the frames to label; the choice is stored before the first label is asked for."""
         file = self._folder(number) / "chosen.extxyz"
         if file.exists():
+            self.n_repeats = read_json(file.with_name("chosen.json"))["n_repeats"]
             return Dataset.load(file)
         n = size - len(self.asked)
         extra = Dataset()
@@ -392,7 +399,8 @@ class _Loop:
         selection = checked(self.selector.select(left, n, known=self.known, committee=describer, rng=rng), left, n)
         chosen = left.take(selection.indices) | extra
         scores = [float(s) for s in np.nan_to_num(selection.scores, posinf=0.0)]
-        write_json(file.with_name("chosen.json"), {"keys": chosen.keys, "scores": scores})
+        about = {"keys": chosen.keys, "scores": scores, "n_repeats": self.n_repeats}
+        write_json(file.with_name("chosen.json"), about)
         chosen.save(file)
         return chosen
 
@@ -403,11 +411,11 @@ class _Loop:
         if len(left) > cap:
             rng = np.random.default_rng([self.settings.seed, 6, number])
             left = left.take(np.sort(rng.permutation(len(left))[:cap]))
-        self.repeats = near_duplicates(left, self.features, known=self.asked)
-        if len(left) - len(self.repeats) >= n:
-            left = left.without(self.repeats)
-        if len(self.repeats):
-            self.tell(f"distil: {len(self.repeats)} frames repeat others within rounding and are left out")
+        repeats = near_duplicates(left, self.features, known=self.asked)
+        self.n_repeats = len(repeats)
+        if len(repeats) and len(left) - len(repeats) >= n:
+            self.tell(f"distil: {len(repeats)} frames repeat others within rounding and are left out")
+            return left.without(repeats)
         return left
 
     def _pool_only(self) -> Committee | None:

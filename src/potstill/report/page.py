@@ -32,6 +32,7 @@ def gather(out: Path) -> dict[str, Any]:
             )
         records[stage] = record
     validation = read_json(out / "3-validate" / "validation.json")
+    validation["pool_only"] = records["validate"]["summary"].get("pool_only")
     curve = read_json(out / "2-distil" / "learning_curve.json")
     sampled, distilled = records["sample"]["summary"], records["distil"]["summary"]
     labels = len(LabelStore(out / "labels"))
@@ -71,6 +72,8 @@ def gather(out: Path) -> dict[str, Any]:
             },
         }
     summary["verdict"] = _verdict(validation)
+    summary["tracks"] = _tracks(summary)
+    summary["outliers"] = read_json(out / "2-distil" / "outliers.json")
     summary["headline"] = _headline(summary)
     summary["next"] = _next(summary)
     return summary
@@ -121,6 +124,17 @@ def _verdict(validation: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
+def _tracks(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return both claims side by side: with what stood beside the pool, and by the pool alone."""
+    v, n = summary["validate"], summary["distil"]["n_labels"]
+    rows = [{"name": "pool and beside", "n_labels": n, **v}]
+    if v["pool_only"]:
+        rows.append({"name": "pool only", "n_labels": n - summary["distil"]["n_beside"], **v["pool_only"]})
+    else:
+        rows[0]["name"] = "pool only"
+    return [{"name": r["name"], "n_labels": r["n_labels"], "errors": r["holdout"], "outside": _told(r)} for r in rows]
+
+
 def _headline(summary: dict[str, Any]) -> list[str]:
     errors = summary["distil"]["errors"]
     share = 100 * summary["labels_share_of_pool"]
@@ -136,15 +150,30 @@ def _headline(summary: dict[str, Any]) -> list[str]:
             f"On {errors['n_frames']} frames of other trajectories: {energy:.2f} meV/atom and {force:.1f} meV/Å "
             "(root mean square)."
         )
-    p = summary["validate"]["polymorphs"]
-    by_name = {r["crystal"]: r["relative_energy_error"] for r in p["crystals"]}
-    told = ", ".join(
-        f"{name} {error:+.1f}" for name, error in by_name.items() if error is not None and name != p["relative_to"]
-    )
+    n_beside = summary["distil"]["n_beside"]
     lines.append(
-        f"Crystals that were not in the data: energy above {p['relative_to']}, model less reference (meV/atom): {told}."
+        f"What was not in the data: energy above {summary['validate']['polymorphs']['relative_to']}, model less "
+        f"reference (meV/atom): {_told(summary['validate'])}."
     )
+    alone = summary["validate"]["pool_only"]
+    if alone:
+        errors = alone["holdout"]
+        first = (
+            f"{errors['energy_rmse_mev_per_atom']:.2f} meV/atom and "
+            f"{1e3 * errors['force_rmse_ev_per_angstrom']:.1f} meV/Å; "
+            if errors
+            else ""
+        )
+        lines.append(f"Without the {n_beside} labels from beside the pool: {first}{_told(alone)}.")
     return lines
+
+
+def _told(verdict: dict[str, Any]) -> str:
+    """Name every structure with the error of its energy above the ground state."""
+    p = verdict["polymorphs"]
+    errors = {r["crystal"]: r["relative_energy_error"] for r in p["crystals"] if r["crystal"] != p["relative_to"]}
+    errors |= {r["structure"]: r["error"] for r in verdict["outside"] or []}
+    return ", ".join(f"{name} {error:+.1f}" for name, error in errors.items() if error is not None)
 
 
 def _next(summary: dict[str, Any]) -> list[str]:
@@ -157,6 +186,11 @@ def _next(summary: dict[str, Any]) -> list[str]:
             if summary["sample"]["settings"]["ensemble"] == "npt-ladder"
             else "The sampling did not go as it should; what and why stands with the pool."
         )
+    if summary["outliers"]:
+        advice.append(
+            f"{len(summary['outliers'])} labels are explained by nothing else; they are listed below. Look at them, or "
+            "set distil.drop_outliers."
+        )
     if summary["failures"]:
         advice.append(f"{len(summary['failures'])} labels failed; their reasons are listed below.")
     missed = [
@@ -165,7 +199,7 @@ def _next(summary: dict[str, Any]) -> list[str]:
     if missed:
         advice.append(
             f"{', '.join(missed)}: outside the tolerance. More labels of this pool mend that little, because it holds "
-            "no such crystal: add configurations like them to the pool, or do not use the potential there."
+            "no such crystal: raise distil.beside or the budget, or do not use the potential there."
         )
     return advice
 
@@ -198,6 +232,8 @@ def _drawn(out: Path, summary: dict[str, Any]) -> dict[str, figures.Figure]:
         made["parity"] = figures.parity(read_json(folder / "parity.json"))
     if all(r["errors"] for r in summary["distil"]["curve"]):
         made["learning"] = figures.learning_curve(summary["distil"]["curve"])
+    if summary["distil"]["curve"][-1]["reliability"]:
+        made["reliability"] = figures.reliability(summary["distil"]["curve"][-1]["reliability"])
     return made
 
 

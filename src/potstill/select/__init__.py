@@ -9,11 +9,10 @@ import numpy as np
 from potstill.data import Dataset
 from potstill.errors import ConfigError, DataError
 from potstill.protocols import Selection, Selector
-from potstill.select.clusters import Direct
+from potstill.select.clusters import Direct, Still
 from potstill.select.gradients import LastLayer
 from potstill.select.linear import Leverage
 from potstill.select.plain import CommitteeSpread, FarthestPoint, Random, farthest_points
-from potstill.select.still import Still
 from potstill.select.surroundings import Cover, Entropy
 
 __all__ = ["SELECTORS", "checked", "farthest_points", "selector"]

@@ -1,0 +1,131 @@
+"""Which selector to trust, and what the default reaches: learning curves with error bars on nickel and on niobium.
+
+    python benchmarks/distil.py table       all selectors on 20,000 nickel frames, 10 to 400 labels, five seeds
+    python benchmarks/distil.py second      default and random on niobium, which had no say in the default
+    python benchmarks/distil.py default     100 labels by the default, with and without generated frames
+    python benchmarks/distil.py dft         half of the DFT frames of Zuo et al., chosen, against all of them
+    python benchmarks/distil.py scale       10,000 to 1,000,000 frames to 1,000
+
+Everything is kept in runs/bench/ and goes on from there when it is started again. ``--selectors``, ``--budgets`` and
+``--seeds`` narrow a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from ase.build import bulk
+from common import RUNS, SHARED, announce
+
+from potstill import Dataset
+from potstill.backends import resolve
+from potstill.data import Frame, Labels, Origin, tensor
+from potstill.select import SELECTORS
+
+NICKEL, NIOBIUM = "lammps:NiAlH_jea.eam.alloy", "lammps:Nb.uf3"
+BUDGETS = "10,25,50,100,200,400"
+
+
+def potstill(*words: object) -> None:
+    """Run our own command."""
+    subprocess.run([sys.executable, "-m", "potstill.cli", *map(str, words)], check=True)  # noqa: S603
+
+
+def labelled(frames: list[Frame], reference: str) -> Dataset:
+    """Label in this process, frame by frame."""
+    potential = resolve(reference)
+    calculator = potential.calculator()
+    done = []
+    for frame in frames:
+        atoms = frame.atoms.copy()
+        atoms.calc = calculator
+        stress = tensor(atoms.get_stress())
+        labels = Labels(atoms.get_potential_energy(), atoms.get_forces(), stress, potential.fingerprint)
+        done.append(frame.labelled(labels))
+    return Dataset(done)
+
+
+def pool(element: str, reference: str, frames: int, temperature: str, structure: str) -> tuple[Path, Path, Path, Path]:
+    """Make a pool, a test of two other walkers, strained crystals and a hotter liquid, where they are not there."""
+    folder = RUNS / f"distil-{element.lower()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = tuple(folder / f"{name}.extxyz" for name in ("pool", "test", "strained", "hotter"))
+    if all(path.is_file() for path in paths):
+        return paths
+    what = ["--element", element, "--potential", reference, "--ensemble", "multiorder-multithermal"]
+    what += ["--temperature", temperature, "--set", "sample.walkers=12", "--seed", 5]
+    potstill("sample", *what, "--frames", frames * 12 // 10, "--out", folder / "sampled")
+    everything = Dataset.load(folder / "sampled" / "pool.extxyz")
+    held = set(everything.trajectories[3::6][:2])
+    rest = Dataset(f for f in everything if f.origin.trajectory not in held)
+    test = Dataset(f for f in everything if f.origin.trajectory in held)[::2]
+    hottest = 500 + int(temperature.partition(":")[2])
+    what = ["--element", element, "--potential", reference, "--ensemble", "npt-ladder", "--pressure", 5]
+    what += ["--temperature", hottest, "--set", "sample.steps=20000", "--set", 'sample.start=["melt"]']
+    potstill("sample", *what, "--out", folder / "hot")
+    hot = Dataset.load(folder / "hot" / "pool.extxyz")
+    lattice = bulk(element, structure, cubic=True)
+    strained = []
+    for k, strain in enumerate(np.random.default_rng(1).uniform(-0.08, 0.08, (50, 6))):
+        e = np.array([[strain[0], strain[5], strain[4]], [0, strain[1], strain[3]], [0, 0, strain[2]]])
+        atoms = lattice.copy()
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.5 * (e + e.T)), scale_atoms=True)
+        strained.append(Frame.of(atoms, Origin("strained", "strained", step=k)))
+    for data, path in ((rest, paths[0]), (test, paths[1]), (Dataset(strained), paths[2]), (hot, paths[3])):
+        labelled(list(data), reference).save(path)
+    return paths
+
+
+def contest(
+    element: str, reference: str, files: tuple[Path, ...], name: str, given: argparse.Namespace, *words: str
+) -> None:
+    """Run a comparison."""
+    pool_, test, *others = files
+    what = ["--selectors", given.selectors, "--budgets", given.budgets, "--seeds", given.seeds]
+    what += ["--test", test, "--reference", reference]
+    for file in others:
+        what += ["--also", file]
+    potstill("compare", pool_, *what, "--out", RUNS / f"compare-{element.lower()}-{name}", *words)
+
+
+def dft(given: argparse.Namespace) -> None:
+    """Choose half of the DFT frames of Zuo et al. and compare with all of them."""
+    train, test = SHARED / "ni_zuo2020" / "Ni_train.xyz", SHARED / "ni_zuo2020" / "Ni_test.xyz"
+    n = len(Dataset.load(train))
+    folder = RUNS / "compare-zuo"
+    what = ["--selectors", given.selectors, "--budgets", f"{n // 2},{n}", "--seeds", given.seeds, "--test", test]
+    potstill("compare", train, *what, "--out", folder)
+
+
+def main() -> None:
+    """Serve the command line."""
+    parser = argparse.ArgumentParser(description="Which selector to trust, and what the default reaches.")
+    parser.add_argument("part", choices=["table", "second", "default", "dft"])
+    parser.add_argument("--selectors", default=",".join(SELECTORS))
+    parser.add_argument("--budgets", default=BUDGETS)
+    parser.add_argument("--seeds", default="5")
+    given = parser.parse_args()
+    announce(f"distil {given.part}")
+    if given.part == "dft":
+        dft(given)
+        return
+    if given.part == "second":
+        given.selectors = "potstill"
+        files = pool("Nb", NIOBIUM, 4_000, "1200:4500", "bcc")
+        contest("Nb", NIOBIUM, files, "second", given, "--pool-only")
+        return
+    files = pool("Ni", NICKEL, 20_000, "800:3500", "fcc")
+    if given.part == "table":
+        contest("Ni", NICKEL, files, "table", given, "--pool-only")
+        return
+    given.selectors, given.budgets = "potstill", "25,50,100"
+    contest("Ni", NICKEL, files, "beside", given)
+    contest("Ni", NICKEL, files, "pool-only", given, "--pool-only")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Frames from beside the pool: sensible, scaled, repeatable, and never a test."""
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from potstill import crystals
+from potstill.generate import CLOSEST, FAMILIES, MOST_ATOMS, Exclusion, generate
+
+VOLUME = 10.9
+NAMES = ("hcp", "dhcp", "bcc")
+
+
+@pytest.fixture(scope="module")
+def tests():
+    structures = crystals.verdict_structures("fcc", "Ni", VOLUME, NAMES)
+    structures.pop("fcc")
+    return structures
+
+
+@pytest.fixture(scope="module")
+def made(tests):
+    return generate(20, ["Ni"], VOLUME, Exclusion(tests), rng=np.random.default_rng(1))
+
+
+def test_every_family_has_its_share(made):
+    families = [f.origin.trajectory for f in made]
+    assert {name: families.count(f"generated-{name}") for name in FAMILIES} == dict.fromkeys(FAMILIES, 4)
+    assert {f.origin.kind for f in made} == {"generated"}
+
+
+def test_no_two_atoms_are_too_close_and_no_cell_is_large(made):
+    spacing = (np.sqrt(2) * VOLUME) ** (1 / 3)
+    for frame in made:
+        images = frame.atoms.repeat(2)
+        d = images.get_all_distances(mic=True)
+        assert d[d > 0].min() >= CLOSEST * spacing * (1 - 1e-9), frame.origin
+        assert frame.n_atoms <= MOST_ATOMS
+        assert frame.atoms.pbc.all()
+
+
+def test_densities_are_those_of_the_metal(made):
+    for frame in made:
+        if frame.origin.trajectory != "generated-slab":
+            assert 0.75 < frame.volume / frame.n_atoms / VOLUME < 1.6, frame.origin
+
+
+def test_a_seed_decides_all(made, tests):
+    again = generate(20, ["Ni"], VOLUME, Exclusion(tests), rng=np.random.default_rng(1))
+    assert again.keys == made.keys
+
+
+def test_none_of_them_is_a_test(made, tests):
+    matcher = Exclusion(tests)
+    assert [matcher.match(f.atoms) for f in made] == [None] * len(made)
+
+
+def test_a_test_is_known_whatever_its_cell_scale_and_orientation(tests):
+    matcher = Exclusion(tests)
+    for name in NAMES:
+        atoms = crystals.prototype(name, "Ni", 1.2 * VOLUME).repeat((2, 1, 1))
+        atoms.rotate(33.0, (1, 2, 3), rotate_cell=True)
+        atoms.positions += np.random.default_rng(0).normal(0, 0.02, atoms.positions.shape)
+        assert matcher.match(atoms) == name
+    assert matcher.match(bulk("Ni", "fcc", a=3.5)) is None
+    assert {name: matcher.kept_out[name] for name in NAMES} == dict.fromkeys(NAMES, 1)
+
+
+def test_elements_are_dealt_to_the_sites():
+    mixed = generate(10, ["Al", "Ni"], VOLUME, Exclusion({}), rng=np.random.default_rng(2))
+    assert mixed.elements == ("Al", "Ni")
+
+
+@pytest.mark.parametrize("lattice", ["fcc", "bcc", "hcp"])
+def test_verdict_structures_have_the_asked_density_and_vacuum(lattice):
+    made = crystals.verdict_structures(lattice, "Nb", 18.0, ())
+    assert len(made) == 4
+    assert made[lattice].get_volume() / len(made[lattice]) == pytest.approx(18.0 * (1.02 if lattice == "bcc" else 1.0))
+    for name, atoms in made.items():
+        if name.startswith("slab"):
+            z = atoms.cell.array[2]
+            assert z @ atoms.cell.array[0] == pytest.approx(0, abs=1e-9)
+            assert np.linalg.norm(z) - np.ptp(atoms.positions @ z / np.linalg.norm(z)) >= 2 * crystals.VACUUM - 1e-6
