@@ -27,6 +27,8 @@ app = typer.Typer(
 config_app = typer.Typer(help="Write, check and explain configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
+STREAMED = 500 * 2**20  # bytes of structure files that are not read into memory at once
+
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where results go; resumed when it exists.")]
 Seed = Annotated[int, typer.Option(help="Decides everything that is drawn at random.", min=0)]
 Workers = Annotated[int, typer.Option(help="Processes; 0 means one a core.", min=0)]
@@ -268,15 +270,19 @@ def select(
 
     from potstill.backends import load_model
     from potstill.config import ModelConfig
-    from potstill.data import Dataset
+    from potstill.data import Dataset, structure_files
     from potstill.model import FrameFeatures, Whitening
     from potstill.protocols import Describer
     from potstill.select import checked
     from potstill.select import selector as by_name
     from potstill.train import descriptor_for
 
-    candidates = _read(pool)
     have = _read(known) if known else Dataset()
+    files = structure_files(pool)
+    if sum(file.stat().st_size for file in files) > STREAMED:
+        _select_streamed(files, n, out, selector, have, seed)
+        return
+    candidates = _read(pool)
     left = candidates.without(have)
     if not len(left):
         raise DataError(f"Every frame of {pool} is in {known} already: nothing is left to choose from.")
@@ -293,6 +299,34 @@ def select(
     found = checked(chooser.select(left, min(n, len(left)), known=have, committee=describer, rng=rng), left, n)
     left.take(found.indices).save(out)
     typer.echo(f"{len(found.indices)} of {len(left)} frames by {selector}: {out}")
+
+
+def _select_streamed(files: list[Path], n: int, out: Path, selector: str, have: Dataset, seed: int) -> None:
+    """Choose from a pool that is not read into memory."""
+    import numpy as np
+
+    from potstill.config import ModelConfig
+    from potstill.data import Dataset
+    from potstill.data.stream import FrameIndex
+    from potstill.select.streamed import StreamedFeatures, farthest_streamed
+    from potstill.train import descriptor_for
+
+    if selector not in ("fps", "random"):
+        raise ConfigError(
+            f"A pool of more than {STREAMED // 2**20} MB is not read into memory: choose from it by fps or random, not "
+            f"by {selector}; then by {selector} from what was chosen."
+        )
+    index = FrameIndex.of(files)
+    tell(f"select: {len(index):,} frames of {int(index.n_atoms.sum()):,} atoms, read as they are needed")
+    if selector == "random":
+        chosen = np.random.default_rng(seed).permutation(len(index))[:n]
+    else:
+        folder = out.with_name(out.name + ".run")
+        settings = ModelConfig()
+        features = StreamedFeatures(index, folder, lambda e: descriptor_for(e, settings), tell=tell)
+        chosen, _ = farthest_streamed(features.vectors(), n, features.describe(list(have)))
+    Dataset(index.whole(chosen)).save(out)
+    typer.echo(f"{len(chosen)} of {len(index)} frames by {selector}: {out}")
 
 
 @app.command()

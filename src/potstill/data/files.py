@@ -379,11 +379,8 @@ def read_frames(path: str | os.PathLike[str], *, name: str | None = None) -> tup
     index = 0
     try:
         for atoms in _iterate(path):
-            here = detect_label_keys(atoms)
-            keys = here if keys is None else keys.completed(here)
-            fallback = Origin("file", f"{name or path.name}#{index // BLOCK}", step=index)
-            labels = _labels(atoms, keys, f"file:{path.name}")
-            frames.append(Frame.of(atoms, _origin(atoms, fallback), labels))
+            keys = noticed(atoms, keys)
+            frames.append(to_frame(atoms, keys, path.name, f"{name or path.name}#{index // BLOCK}", index))
             index += 1
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:  # a compressed file that is cut off, or none
         raise DataError(f"{path}, frame {index} (counted from 0): the file could not be read: {error}.") from None
@@ -395,6 +392,18 @@ def read_frames(path: str | os.PathLike[str], *, name: str | None = None) -> tup
 
 
 _COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def noticed(atoms: Atoms, keys: LabelKeys | None) -> LabelKeys:
+    """Return the names of labels, with those of another frame."""
+    here = detect_label_keys(atoms)
+    return here if keys is None else keys.completed(here)
+
+
+def to_frame(atoms: Atoms, keys: LabelKeys, source: str, trajectory: str, step: int) -> Frame:
+    """Return a frame with what it was read with; trajectory and step stand where it does not say its own."""
+    labels = _labels(atoms, keys, f"file:{source}")
+    return Frame.of(atoms, _origin(atoms, Origin("file", trajectory, step=step)), labels)
 
 
 def _is_extxyz(path: Path) -> bool:
@@ -414,7 +423,7 @@ def _open_text(path: Path) -> TextIO:
 def _iterate(path: Path) -> Iterator[Atoms]:
     if _is_extxyz(path):
         with _open_text(path) as handle:
-            yield from _iterate_extxyz(handle, path)
+            yield from iterate_extxyz(handle, path)
         return
     import ase.io
 
@@ -427,7 +436,7 @@ def _iterate(path: Path) -> Iterator[Atoms]:
         ) from error
 
 
-def _iterate_extxyz(handle: TextIO, path: Path) -> Iterator[Atoms]:
+def iterate_extxyz(handle: TextIO, path: Path) -> Iterator[Atoms]:
     """Cut the file into frames, so that a fault can be placed, and let ASE parse each."""
     from ase.io.extxyz import read_xyz
 
