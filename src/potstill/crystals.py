@@ -144,19 +144,32 @@ def slab(lattice: str, element: str, volume: float, face: tuple[int, int, int], 
     thickness : float
         Å at least between the outermost layers.
     """
-    from ase.build import surface
+    from ase import Atoms
+    from pymatgen.core import Structure
+    from pymatgen.core.surface import SlabGenerator
 
     bulk = supercell(lattice, element, volume, 2 if lattice == "bcc" else 4)
-    atoms = surface(bulk, face, 1, vacuum=VACUUM, periodic=True)
-    layers = 1
-    while float(np.ptp(atoms.positions[:, 2])) < thickness:
-        layers += 1
-        atoms = surface(bulk, face, layers, vacuum=VACUUM, periodic=True)
+    structure = Structure(bulk.cell.array, bulk.get_chemical_symbols(), bulk.get_scaled_positions())
+    asked, atoms = thickness, bulk
+    while asked == thickness or _height(atoms) < thickness - 1e-6:  # pymatgen counts the outer layers' own height in
+        with warnings.catch_warnings():  # as in space_group
+            warnings.simplefilter("ignore", DeprecationWarning)
+            maker = SlabGenerator(structure, face, asked, 2 * VACUUM, center_slab=True, primitive=True)
+            cut = maker.get_slab().get_orthogonal_c_slab()
+        atoms = Atoms([element] * len(cut), positions=cut.cart_coords, cell=cut.lattice.matrix, pbc=True)
+        asked += 1.0
     a, b, c = atoms.cell.array
-    normal = np.cross(a, b)
-    normal /= np.linalg.norm(normal)
-    atoms.set_cell([a, b, normal * (c @ normal)], scale_atoms=False)  # the vacuum does not mind
+    normal = c / np.linalg.norm(c)
+    heights = atoms.positions @ normal
+    atoms.positions += (VACUUM - heights.min()) * normal
+    atoms.set_cell([a, b, normal * (np.ptp(heights) + 2 * VACUUM)], scale_atoms=False)  # the vacuum does not mind
     return atoms
+
+
+def _height(atoms: Atoms) -> float:
+    """Return the distance of the outermost layers along the third vector, Å."""
+    c = atoms.cell.array[2]
+    return float(np.ptp(atoms.positions @ c) / np.linalg.norm(c))
 
 
 def vacancy(lattice: str, element: str, volume: float) -> Atoms:

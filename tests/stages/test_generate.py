@@ -5,6 +5,7 @@ import pytest
 from ase.build import bulk
 
 from potstill import crystals
+from potstill.backends import resolve
 from potstill.generate import CLOSEST, FAMILIES, MOST_ATOMS, Exclusion, generate
 
 VOLUME = 10.9
@@ -69,6 +70,21 @@ def test_a_test_is_known_whatever_its_cell_scale_and_orientation(tests):
 def test_elements_are_dealt_to_the_sites():
     mixed = generate(10, ["Al", "Ni"], VOLUME, Exclusion({}), rng=np.random.default_rng(2))
     assert mixed.elements == ("Al", "Ni")
+
+
+@pytest.mark.parametrize("face", [(1, 0, 0), (1, 1, 1), (1, 1, 0), (2, 1, 0), (2, 1, 1), (3, 1, 0), (2, 2, 1)])
+def test_slabs_are_cut_between_layers(face):
+    """Whatever the face, nickel's surface energy is 1.9 to 2.6 J/m², and a thicker slab has the same."""
+    calculator = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"]).calculator()
+    bulk_energy = calculator.get_potential_energy(crystals.prototype("fcc", "Ni", 10.916))
+    found = []
+    for thickness in (8.0, 14.0):
+        atoms = crystals.slab("fcc", "Ni", 10.916, face, thickness)
+        area = np.linalg.norm(np.cross(*atoms.cell.array[:2]))
+        found.append(16.0218 * (calculator.get_potential_energy(atoms) - len(atoms) * bulk_energy) / (2 * area))
+        assert np.ptp(atoms.positions @ atoms.cell.array[2]) / np.linalg.norm(atoms.cell.array[2]) >= thickness - 1e-6
+    assert 1.9 < found[0] < 2.6
+    assert found[1] == pytest.approx(found[0], rel=0.01)
 
 
 @pytest.mark.parametrize("lattice", ["fcc", "bcc", "hcp"])
