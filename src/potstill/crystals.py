@@ -155,7 +155,7 @@ def slab(lattice: str, element: str, volume: float, face: tuple[int, int, int], 
         with warnings.catch_warnings():  # as in space_group
             warnings.simplefilter("ignore", DeprecationWarning)
             maker = SlabGenerator(structure, face, asked, 2 * VACUUM, center_slab=True, primitive=True)
-            cut = maker.get_slab().get_orthogonal_c_slab()
+            cut = maker.get_slabs()[0].get_orthogonal_c_slab()  # get_slab may cut through a layer
         atoms = Atoms([element] * len(cut), positions=cut.cart_coords, cell=cut.lattice.matrix, pbc=True)
         asked += 1.0
     a, b, c = atoms.cell.array
