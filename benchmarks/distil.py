@@ -4,7 +4,6 @@
     python benchmarks/distil.py second      default and random on niobium, which had no say in the default
     python benchmarks/distil.py default     100 labels by the default, with and without generated frames
     python benchmarks/distil.py dft         half of the DFT frames of Zuo et al., chosen, against all of them
-    python benchmarks/distil.py scale       10,000 to 1,000,000 frames to 1,000
 
 Everything is kept in runs/bench/ and goes on from there when it is started again. ``--selectors``, ``--budgets`` and
 ``--seeds`` narrow a table.

@@ -155,7 +155,11 @@ def slab(lattice: str, element: str, volume: float, face: tuple[int, int, int], 
         with warnings.catch_warnings():  # as in space_group
             warnings.simplefilter("ignore", DeprecationWarning)
             maker = SlabGenerator(structure, face, asked, 2 * VACUUM, center_slab=True, primitive=True)
-            cut = maker.get_slabs()[0].get_orthogonal_c_slab()  # get_slab may cut through a layer
+            heights = np.sort(maker.oriented_unit_cell.frac_coords[:, 2] % 1.0)
+            gaps = np.diff([*heights, heights[0] + 1.0])
+            widest = int(np.argmax(np.round(gaps, 6)))
+            cut = maker.get_slab(heights[widest] + 0.5 * gaps[widest])  # between layers, never through one
+            cut = cut.get_orthogonal_c_slab()
         atoms = Atoms([element] * len(cut), positions=cut.cart_coords, cell=cut.lattice.matrix, pbc=True)
         asked += 1.0
     a, b, c = atoms.cell.array

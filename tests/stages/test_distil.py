@@ -11,7 +11,7 @@ from potstill.checks.errors import parity
 from potstill.compare import Contest, compare, draw, table_text
 from potstill.config import Config, DistilConfig, ModelConfig, TrainConfig, ValidateConfig
 from potstill.data import Dataset, Labels
-from potstill.distil import distil
+from potstill.distil import beside, distil
 from potstill.distil.stopping import band, improved, of_frames, reason_to_stop
 from potstill.label import Labelled, Revealer, compute
 from potstill.train import train
@@ -52,14 +52,20 @@ def pool(nickel):
     return nickel(40, trajectories=4)
 
 
+@pytest.fixture(autouse=True)
+def few_candidates(monkeypatch):
+    """Ten candidates beside the pool are enough to choose three from."""
+    monkeypatch.setattr(beside, "CANDIDATES", 10)
+
+
 def test_frames_beside_the_pool_get_their_share_and_the_budget_holds(pool, tmp_path):
     reference = Reference()
     told: list[str] = []
     result = distil(pool, reference, settings(beside=0.25), folder=tmp_path, tell=told.append)
-    beside = [f for f in result.data if f.origin.kind == "generated"]
+    extra = [f for f in result.data if f.origin.kind == "generated"]
     assert len(result.data) == 12
     assert len(set(reference.asked)) == len(reference.asked) == 12 + 6
-    assert len(beside) == result.summary()["n_beside"] == 3
+    assert len(extra) == result.summary()["n_beside"] == 3
     assert result.pool_only is not None
     assert result.pool_only.about["n_frames"] == 9
     quick = result.curve[-1]["quick"]

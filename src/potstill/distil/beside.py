@@ -23,8 +23,9 @@ from potstill.select.linear import Information, greedy
 from potstill.store import digest, read_json, write_json
 
 CANDIDATES = 100
-DEAREST = 1.0  # eV/atom above the ground state, as the model sees it; beyond, nothing is learnt for crystals
+DEAREST = 0.6  # eV/atom above the ground state, as the model sees it; beyond, nothing is learnt for crystals
 TOLERANCE = 5.0  # meV/atom of expected error
+SHARE = 0.02  # of the energy above the ground state, by which the tolerance grows
 STRANGEST = 1.2  # times as far from learnt surroundings as these are from each other; beyond, spreads mean little
 
 
@@ -77,24 +78,30 @@ class Beside:
             above = energy - per_atom[0]
             doubt = float(above.std(ddof=1)) if committee.members > 1 else 0.0
             expected = max(1.0, committee.energy_calibration) * doubt
+            tolerance = TOLERANCE + SHARE * abs(float(above.mean()))
             found[name] = {
                 "relative_energy": float(above.mean()),
                 "expected_error": expected,
+                "tolerance": tolerance,
                 "strangeness": s,
-                "passed": bool(expected <= TOLERANCE and s <= STRANGEST),
+                "passed": bool(expected <= tolerance and s <= STRANGEST),
             }
         return found
 
     def choose(
         self,
         n: int,
-        failed: Sequence[str],
+        checks: Mapping[str, Mapping[str, Any]],
         committee: Committee,
         features: FrameFeatures,
         known: Dataset,
         asked: Dataset,
     ) -> Dataset:
-        """Return the n generated frames whose labels would tell most about the failed checks."""
+        """Return the n generated frames whose labels would tell most about those checks that were not passed.
+
+        ``checks`` is what :meth:`check` returned; each counts in units of its tolerance.
+        """
+        failed = [name for name, found in checks.items() if not found["passed"]]
         left = self.candidates.without(asked)
         if not len(left) or not n or not failed:
             return Dataset()
@@ -102,12 +109,14 @@ class Beside:
         floor = float(committee.predict([self.ground], mean=True)[0].energy[0]) / self.ground.n_atoms
         left = left.take(np.flatnonzero(np.array(energy) < floor + DEAREST))
         A = features.equations(list(left)).astype(np.float64)
-        targets = [features.energy_equation(self.tests[name]) for name in failed]
         ground = features.energy_equation(self.ground)
+        targets = [
+            (features.energy_equation(self.tests[name]) - ground) / float(checks[name]["tolerance"]) for name in failed
+        ]
         M = Information(len(ground))
         for a in features.equations(list(known)):
             M.add(a.astype(np.float64))
-        indices, _ = most_telling(A, n, np.array(targets) - ground, M)
+        indices, _ = most_telling(A, n, np.array(targets), M)
         return left.take(indices)
 
 

@@ -385,10 +385,11 @@ class _Loop:
         extra = Dataset()
         if committee is not None and self._wants_beside():
             beside = self._beside(committee)
-            failed = [name for name, found in beside.check(committee).items() if not found["passed"]]
+            checks = beside.check(committee)
+            failed = [name for name, found in checks.items() if not found["passed"]]
             had = sum(f.origin.kind == "generated" for f in self.asked)
             share = min(n, max(0, round(self.settings.distil.beside * size) - had))
-            extra = beside.choose(share, failed, committee, self.features, self.known, self.asked)
+            extra = beside.choose(share, checks, committee, self.features, self.known, self.asked)
             if len(extra):
                 self.tell(f"distil: round {number}: {len(extra)} generated frames for {', '.join(failed)}")
         n -= len(extra)

@@ -84,8 +84,7 @@ class StreamedFeatures:
 
     def vectors(self) -> F32:
         """Return all vectors, (n_frames, width), memory-mapped."""
-        mapped: F32 = np.load(self.file, mmap_mode="r")
-        return mapped
+        return np.lib.format.open_memmap(self.file, mode="r")
 
     def describe(self, frames: Sequence[Frame]) -> Array:
         """Return the vectors of other frames."""
@@ -95,7 +94,7 @@ class StreamedFeatures:
 
 def _describe(low: int, *, index: FrameIndex, file: Path, descriptor: Descriptor, whitening: Whitening) -> None:
     """Describe one piece into the file, in a worker."""
-    mapped = np.load(file, mmap_mode="r+")
+    mapped = np.lib.format.open_memmap(file, mode="r+")
     at = low
     for chunk in chunks(list(index.frames(range(low, min(low + PIECE, len(index)))))):
         mapped[at : at + len(chunk)] = _vectors(chunk, descriptor, whitening)
