@@ -1,9 +1,9 @@
 """Frames from beside the pool: what no run of liquid and crystal visits, and what other crystals and surfaces need.
 
-Random symmetric crystals (PyXtal: Fredericks, Parrish, Sayre and Zhu, Computer Physics Communications 261, 107810,
-2021), close-packed layers in random order, strained and rattled crystals of other lattices, slabs of the faces that are
-not tested, cells with vacancies and interstitials. All are scaled to the metal's own atomic volume. Structures that
-match one that is used as a test are left out: see :class:`Exclusion`.
+Cold cells of the ground state, random symmetric crystals (PyXtal: Fredericks, Parrish, Sayre and Zhu, Computer Physics
+Communications 261, 107810, 2021), close-packed layers in random order, strained and rattled crystals of other lattices,
+slabs of the faces that are not tested, cells with vacancies and interstitials. All are scaled to the metal's own atomic
+volume. Structures that match one that is used as a test are left out: see :class:`Exclusion`.
 """
 
 from __future__ import annotations
@@ -156,13 +156,13 @@ def _scaled(atoms: Atoms, volume: float) -> Atoms:
 
 
 def random_crystal(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
-    """Return a crystal of a random space group, 2 to 16 atoms in its cell, at 0.9 to 1.3 of the volume."""
+    """Return a crystal of a random space group, 2 to 8 atoms in its primitive cell, at 0.9 to 1.3 of the volume."""
     del lattice
     from pyxtal import pyxtal
     from pyxtal.msg import Comp_CompatibilityError, VolumeError
 
     crystal = pyxtal()
-    group, n = int(rng.integers(2, 231)), int(rng.integers(2, 17))
+    group, n = int(rng.integers(2, 231)), int(rng.integers(2, 9))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -230,7 +230,17 @@ def defect(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | Non
     return _rattled(atoms, volume, rng, strain=0.02)
 
 
+def ground_state(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
+    """Return a small cell of the ground state at 0.9 to 1.1 of its volume, strained and barely rattled.
+
+    It is no test but what all tests are relative to, and a pool of warm crystals extrapolates to it.
+    """
+    small = crystals.supercell(lattice, "Ni", volume * rng.uniform(0.9, 1.1), int(rng.choice([2, 4, 8])))
+    return _rattled(small, 0.1 * volume, rng, strain=0.03)
+
+
 FAMILIES: Mapping[str, Callable[[float, str, np.random.Generator], Atoms | None]] = {
+    "ground-state": ground_state,
     "random-crystal": random_crystal,
     "stacking": random_stacking,
     "lattice": other_lattice,

@@ -21,7 +21,7 @@ def tests():
 
 @pytest.fixture(scope="module")
 def made(tests):
-    return generate(20, ["Ni"], VOLUME, Exclusion(tests), rng=np.random.default_rng(1))
+    return generate(24, ["Ni"], VOLUME, Exclusion(tests), rng=np.random.default_rng(1))
 
 
 def test_every_family_has_its_share(made):
@@ -47,7 +47,7 @@ def test_densities_are_those_of_the_metal(made):
 
 
 def test_a_seed_decides_all(made, tests):
-    again = generate(20, ["Ni"], VOLUME, Exclusion(tests), rng=np.random.default_rng(1))
+    again = generate(24, ["Ni"], VOLUME, Exclusion(tests), rng=np.random.default_rng(1))
     assert again.keys == made.keys
 
 
@@ -68,7 +68,7 @@ def test_a_test_is_known_whatever_its_cell_scale_and_orientation(tests):
 
 
 def test_elements_are_dealt_to_the_sites():
-    mixed = generate(10, ["Al", "Ni"], VOLUME, Exclusion({}), rng=np.random.default_rng(2))
+    mixed = generate(12, ["Al", "Ni"], VOLUME, Exclusion({}), rng=np.random.default_rng(2))
     assert mixed.elements == ("Al", "Ni")
 
 
