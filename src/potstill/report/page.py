@@ -47,7 +47,7 @@ def gather(out: Path) -> dict[str, Any]:
             "settings": records["distil"]["settings"]["distil"],
         },
         "labels_total": labels,
-        "labels_share_of_pool": distilled["n_labels"] / sampled["n_frames"],
+        "labels_share_of_pool": (distilled["n_labels"] - distilled["n_beside"]) / sampled["n_frames"],
         "validate": validation,
         "failures": read_json(out / "2-distil" / "failures.json"),
         "cost": {
@@ -121,6 +121,19 @@ def _verdict(validation: dict[str, Any]) -> list[dict[str, Any]]:
                     f"(tolerance {p['tolerance_mev_per_atom']:g})",
                 }
             )
+    for row in validation["outside"] or []:
+        error, limit = row["error"], p["tolerance_mev_per_atom"]
+        if error is None:
+            lines.append({"check": row["structure"], "passed": False, "text": "not relaxed"})
+            continue
+        lines.append(
+            {
+                "check": row["structure"],
+                "passed": abs(error) <= limit,
+                "text": f"{row['nnp']:.1f} meV/atom above {p['relative_to']}, reference {row['reference']:.1f}, "
+                f"difference {error:+.1f} (tolerance {limit:g})",
+            }
+        )
     return lines
 
 
@@ -139,9 +152,11 @@ def _headline(summary: dict[str, Any]) -> list[str]:
     errors = summary["distil"]["errors"]
     share = 100 * summary["labels_share_of_pool"]
     n, n_pool, n_held = summary["distil"]["n_labels"], summary["sample"]["n_frames"], summary["distil"]["n_holdout"]
+    n_beside = summary["distil"]["n_beside"]
+    beside = f", and {n_beside} generated ones beside them" if n_beside else ""
     kept = (
-        f"{n} of {n_pool} configurations of {summary['element']} kept ({share:.1f} %); {summary['labels_total']} "
-        f"labels were asked for in all, {n_held} of them to judge by."
+        f"{n - n_beside} of {n_pool} configurations of {summary['element']} kept ({share:.1f} %){beside}; "
+        f"{summary['labels_total']} labels were asked for in all, {n_held} of them to judge by."
     )
     lines = [kept]
     if errors:
@@ -150,7 +165,6 @@ def _headline(summary: dict[str, Any]) -> list[str]:
             f"On {errors['n_frames']} frames of other trajectories: {energy:.2f} meV/atom and {force:.1f} meV/Å "
             "(root mean square)."
         )
-    n_beside = summary["distil"]["n_beside"]
     lines.append(
         f"What was not in the data: energy above {summary['validate']['polymorphs']['relative_to']}, model less "
         f"reference (meV/atom): {_told(summary['validate'])}."
@@ -205,7 +219,8 @@ def _next(summary: dict[str, Any]) -> list[str]:
 
 
 def _crystals(summary: dict[str, Any]) -> set[str]:
-    return {row["crystal"] for row in summary["validate"]["polymorphs"]["crystals"]}
+    rows = summary["validate"]["polymorphs"]["crystals"]
+    return {row["crystal"] for row in rows} | {row["structure"] for row in summary["validate"]["outside"] or []}
 
 
 def draw(out: Path, summary: dict[str, Any]) -> dict[str, figures.Figure]:
