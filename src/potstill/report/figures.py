@@ -297,16 +297,14 @@ def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -
 
 def reliability(found: Mapping[str, Sequence[float]]) -> Figure:
     """Draw expected force errors against those found, on held-out frames."""
-    f = Figure("reliability")
+    f = Figure("reliability", size=(7.6, 3.6))
     ax = f.axes[0]
     x, y = (1e3 * np.array(found[k]) for k in ("expected", "found"))
-    low, high = 0.8 * min(x.min(), y.min()), 1.25 * max(x.max(), y.max())
-    ax.plot([low, high], [low, high], color=GREY, lw=1)
+    most = 1.1 * max(x.max(), y.max())
+    ax.plot([0, most], [0, most], color=GREY, lw=1)
     ax.plot(x, y, "o-", color=BLUE, ms=4)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlim(low, high)
-    ax.set_ylim(low, high)
+    ax.set_xlim(0, most)
+    ax.set_ylim(0, most)
     ax.set_xlabel("expected force error (meV/Å)")
     ax.set_ylabel("found on held-out atoms (meV/Å)")
     return f
