@@ -32,6 +32,12 @@ STREAMED = 500 * 2**20  # bytes of structure files that are not read into memory
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where results go; resumed when it exists.")]
 Seed = Annotated[int, typer.Option(help="Decides everything that is drawn at random.", min=0)]
 Workers = Annotated[int, typer.Option(help="Processes; 0 means one a core.", min=0)]
+Labeller = Annotated[
+    str | None, typer.Option(help="Labeller, such as lammps:FILE; without it the file's own labels are revealed.")
+]
+PoolOnly = Annotated[
+    bool, typer.Option("--pool-only", help="No generated crystals, slabs and defects beside the pool.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override a key of the configuration: section.key=value.")
 ]
@@ -340,13 +346,8 @@ def distil(
         str,
         typer.Option(help="How frames are chosen: potstill, random, fps, leverage, direct, cover, entropy, …"),
     ] = "potstill",
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Labeller, such as lammps:FILE; without it the file's own labels are revealed."),
-    ] = None,
-    pool_only: Annotated[
-        bool, typer.Option("--pool-only", help="No generated crystals, slabs and defects beside the pool.")
-    ] = False,
+    reference: Labeller = None,
+    pool_only: PoolOnly = False,
     seed: Seed = 1,
     workers: Workers = 0,
     overrides: Overrides = None,
@@ -430,13 +431,8 @@ def compare(
     also: Annotated[
         list[Path] | None, typer.Option(help="Further labelled frames to judge by: hotter, strained, another phase.")
     ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Labeller, such as lammps:FILE; without it the file's own labels are revealed."),
-    ] = None,
-    pool_only: Annotated[
-        bool, typer.Option("--pool-only", help="No generated crystals, slabs and defects beside the pool.")
-    ] = False,
+    reference: Labeller = None,
+    pool_only: PoolOnly = False,
     seed: Seed = 1,
     workers: Workers = 0,
     overrides: Overrides = None,
@@ -447,7 +443,6 @@ def compare(
     from potstill.compare import compare as run_all
     from potstill.data import Dataset, write_atomic
     from potstill.distil import set_apart
-    from potstill.label import Revealer
     from potstill.label import label as label_all
     from potstill.select import selector as by_name
     from potstill.store import LabelStore, RunDir
@@ -473,8 +468,6 @@ def compare(
             data, held = set_apart(data, settings, seed, tell)
             if potential is not None and len(held):
                 held = label_all(list(held), potential, LabelStore(out / "labels"), workers=workers, tell=tell).data
-            elif len(held):
-                held = Revealer(held)(list(held)).data
         else:
             held = _labelled(test)
         if not len(held):

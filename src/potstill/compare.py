@@ -81,7 +81,8 @@ class Contest:
             rows.append(found)
 
         ask = Revealer(pool) if self.reference is None else partial(self._label, self.reference)
-        distil(pool, ask, settings, folder=self.folder / "paths" / f"{name}-{seed}", holdout=holdout, watch=watch)
+        folder = self.folder / "paths" / f"{name}-{seed}"
+        distil(pool, ask, settings, folder=folder, holdout=holdout, watch=watch, both=False)
         return rows
 
     def _label(self, reference: Potential, frames: Sequence[Frame]) -> Labelled:

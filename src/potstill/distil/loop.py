@@ -155,6 +155,7 @@ def distil(
     folder: Path,
     holdout: Dataset | None = None,
     watch: Callable[[Row, Committee, Dataset], None] = lambda _row, _committee, _known: None,
+    both: bool = True,
     tell: Callable[[str], None] = lambda _line: None,
 ) -> Distilled:
     """Run the loop; finished rounds in ``folder`` are not run again.
@@ -174,6 +175,8 @@ def distil(
         Labelled frames to judge by; drawn from the pool where they are not given.
     watch : callable (row, committee, known)
         Sees every round.
+    both : bool
+        Train on the pool's frames alone too, where there are others, so that both claims can be judged.
     tell : callable
         Gets lines of progress.
 
@@ -196,7 +199,7 @@ def distil(
     whitening = Whitening.fit(descriptor, rest[::step])
     loop = _Loop(settings, rest, judge.data, FrameFeatures(descriptor, whitening), labeller, folder, tell)
     loop.failures.extend(judge.failures)
-    return loop.run(watch)
+    return loop.run(watch, both)
 
 
 def _content(data: Dataset) -> str:
@@ -247,7 +250,7 @@ class _Loop:
             }
         )
 
-    def run(self, watch: Callable[[Row, Committee, Dataset], None]) -> Distilled:
+    def run(self, watch: Callable[[Row, Committee, Dataset], None], both: bool) -> Distilled:
         """Go round until the budget is spent or there is a reason to stop."""
         d = self.settings.distil
         budget = min(d.budget, len(self.pool))
@@ -288,7 +291,7 @@ class _Loop:
                 for f in self.failures
             ],
             strange,
-            self._pool_only(),
+            self._pool_only() if both else None,
             {
                 "n_near_duplicates": self.n_repeats,
                 "kept_out": curve[-1]["kept_out"],

@@ -6,6 +6,8 @@ descriptor, and a bandwidth that the pool sets.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +38,10 @@ class _Surroundings:
         d = self._squares[rows, None] + np.einsum("ac,ac->a", y, y) - 2.0 * self.x[rows] @ y.T
         return np.asarray(np.maximum(d, 0.0), dtype=np.float32)
 
+    def blocks(self) -> list[slice]:
+        """Cut the atoms into parts whose distances fit into memory."""
+        return [slice(low, min(low + BLOCK, len(self.x))) for low in range(0, len(self.x), BLOCK)]
+
     def mean_of_frames(self, values: Array) -> Array:
         """Average over each frame's atoms."""
         sums = np.add.reduceat(values, self.first[:-1]) if len(values) else np.empty(0)
@@ -55,8 +61,25 @@ class _Surroundings:
         return float(np.sqrt(max(np.median(d.min(1)), 1e-12)))
 
 
-def _blocks(n: int) -> list[slice]:
-    return [slice(low, min(low + BLOCK, n)) for low in range(0, n, BLOCK)]
+def _greedily(
+    s: _Surroundings,
+    n: int,
+    known: Sequence[F32],
+    learn: Callable[[F32], None],
+    rank: Callable[[int], tuple[Array, Array]],
+) -> Selection:
+    """Learn what is known; then take frame after frame, each the first by ``rank(k)``, which returns scores beside."""
+    n = min(n, len(s.first) - 1)
+    for part in known:
+        learn(part)
+    chosen, scores = np.empty(n, dtype=np.intp), np.empty(n)
+    taken = np.zeros(len(s.first) - 1, dtype=bool)
+    for k in range(n):
+        order, score = rank(k)
+        i = int(np.argmax(np.where(taken, -np.inf, order)))
+        chosen[k], scores[k], taken[i] = i, score[i], True
+        learn(s.of(i))
+    return Selection(chosen, scores)
 
 
 class Entropy:
@@ -78,23 +101,16 @@ class Entropy:
         density = np.full(len(s.x), 1e-12)
 
         def learn(y: F32) -> None:
-            for rows in _blocks(len(s.x)):
+            for rows in s.blocks():
                 density[rows] += np.exp(-s.squared_distances(rows, y) / (2 * width**2)).sum(1)
 
-        for part in survey.surroundings(list(known)):
-            learn(part)
-        chosen, scores = np.empty(min(n, len(pool)), dtype=np.intp), np.empty(min(n, len(pool)))
-        open_ = np.ones(len(pool), dtype=bool)
-        centre = s.mean_of_frames(np.linalg.norm(s.x - s.x.mean(0), axis=1).astype(np.float64)) if len(s.x) else None
-        for k in range(len(chosen)):
+        def rank(k: int) -> tuple[Array, Array]:
             gain = s.mean_of_frames(-np.log(density))
-            if k == 0 and not len(known) and centre is not None:  # nothing is known: the most ordinary frame
-                gain = -centre
-            gain = np.where(open_, gain, -np.inf)
-            i = int(np.argmax(gain))
-            chosen[k], scores[k], open_[i] = i, gain[i], False
-            learn(s.of(i))
-        return Selection(chosen, scores)
+            if k == 0 and not len(known):  # nothing is known: the most ordinary frame
+                gain = -s.mean_of_frames(np.linalg.norm(s.x - s.x.mean(0), axis=1).astype(np.float64))
+            return gain, gain
+
+        return _greedily(s, n, survey.surroundings(list(known)), learn, rank)
 
 
 class Cover:
@@ -116,21 +132,16 @@ class Cover:
         nearest = np.full(len(s.x), np.inf, dtype=np.float32)
 
         def learn(y: F32) -> None:
-            for rows in _blocks(len(s.x)):
+            for rows in s.blocks():
                 np.minimum(nearest[rows], s.squared_distances(rows, y).min(1), out=nearest[rows])
 
-        for part in survey.surroundings(list(known)):
-            learn(part)
-        chosen, scores = np.empty(min(n, len(pool)), dtype=np.intp), np.empty(min(n, len(pool)))
-        open_ = np.ones(len(pool), dtype=bool)
-        for k in range(len(chosen)):
+        def rank(_k: int) -> tuple[Array, Array]:
+            nonlocal near
             share = s.mean_of_frames((nearest > near**2).astype(np.float64))
-            while near > 1e-6 and not (share[open_] > 0.0).any():
+            while near > 1e-6 and not (share > 0.0).any():
                 near *= 0.5
                 share = s.mean_of_frames((nearest > near**2).astype(np.float64))
             depth = s.mean_of_frames(np.minimum(nearest, 1e12).astype(np.float64))  # breaks ties
-            rank = np.where(open_, share + 1e-9 * depth / max(float(depth.max()), 1e-300), -np.inf)
-            i = int(np.argmax(rank))
-            chosen[k], scores[k], open_[i] = i, share[i], False
-            learn(s.of(i))
-        return Selection(chosen, scores)
+            return share + 1e-9 * depth / max(float(depth.max()), 1e-300), share
+
+        return _greedily(s, n, survey.surroundings(list(known)), learn, rank)
