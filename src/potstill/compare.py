@@ -17,11 +17,12 @@ import numpy as np
 
 from potstill.checks import Outside, errors_on
 from potstill.config import Config
-from potstill.data import Array, Dataset, Frame
+from potstill.data import Dataset, Frame
 from potstill.distil import distil
 from potstill.engine import each
 from potstill.label import Labelled, Revealer, label
 from potstill.model import Committee, FrameFeatures, Whitening
+from potstill.model.features import nearest, squared_distances
 from potstill.protocols import Potential
 from potstill.report import figures
 from potstill.store import LabelStore, Units, digest, write_json
@@ -98,7 +99,7 @@ class _Measures:
         self.features = FrameFeatures(descriptor, Whitening.fit(descriptor, pool[:: max(1, len(pool) // 500)]))
         atoms = np.concatenate(self.features.surroundings(list(holdout)))
         self.atoms = atoms[np.linspace(0, len(atoms) - 1, min(len(atoms), MOST_ATOMS)).astype(int)].astype(float)
-        self.length = float(np.sqrt(np.median(_nearest(self.atoms, self.atoms, itself=True))))
+        self.length = float(np.median(nearest(self.atoms, self.atoms, itself=True)))
         self.units = Units(folder / "breadth")
         self.about = digest([pool.keys, holdout.keys, settings.dump()["model"]])
 
@@ -107,28 +108,13 @@ class _Measures:
 
         def compute() -> dict[str, float]:
             x = np.concatenate(self.features.surroundings(list(chosen))).astype(float)
-            near = _nearest(self.atoms, x) <= (COVERED * self.length) ** 2
+            near = nearest(self.atoms, x) <= COVERED * self.length
             thin = x[np.linspace(0, len(x) - 1, min(len(x), MOST_ATOMS)).astype(int)]
-            density = np.mean(np.exp(-_squares(thin, thin) / (2 * self.length**2)), axis=1)
+            density = np.mean(np.exp(-squared_distances(thin, thin) / (2 * self.length**2)), axis=1)
             return {"coverage": float(np.mean(near)), "entropy": float(-np.mean(np.log(density)))}
 
         found: dict[str, float] = self.units.get({"data": self.about, "chosen": digest(chosen.keys)}, compute)
         return found
-
-
-def _squares(a: Array, b: Array) -> Array:
-    return np.asarray(np.maximum(np.sum(a**2, 1)[:, None] + np.sum(b**2, 1) - 2.0 * a @ b.T, 0.0))
-
-
-def _nearest(a: Array, b: Array, *, itself: bool = False) -> Array:
-    """Return the squared distance of each row of ``a`` to the nearest of ``b``; ``itself`` leaves the diagonal out."""
-    out = np.empty(len(a))
-    for low in range(0, len(a), 1024):
-        d = _squares(a[low : low + 1024], b)
-        if itself:
-            d[np.arange(len(d)), np.arange(low, low + len(d))] = np.inf
-        out[low : low + 1024] = d.min(1)
-    return out
 
 
 def compare(

@@ -20,6 +20,7 @@ from potstill.model.neighbours import Geometry
 COMPONENTS = 32  # leading whitened components in which surroundings are compared, as in `domain`
 APART = 1e3  # distance between the surroundings of different elements, which nothing else exceeds
 MOST_COLUMNS = 192  # features of the linear model, over all elements; the leading ones where there are more
+ROWS = 1024  # whose distances are held at once
 RANK = 24  # equations that stand for all those of a frame
 
 F32 = NDArray[np.float32]
@@ -114,3 +115,19 @@ def linear_equations(geometry: Geometry, descriptor: Descriptor, whitening: Whit
     if strained:
         parts.append(slope[:, 3 * N :] / (N * scales.virial_scale * math.sqrt(6)))
     return np.concatenate(parts, axis=1)
+
+
+def squared_distances(a: Array, b: Array) -> Array:
+    """Return squared distances of the rows of ``a`` to those of ``b``, (n_a, n_b)."""
+    return np.asarray(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2.0 * a @ b.T, 0.0))
+
+
+def nearest(a: Array, b: Array, *, itself: bool = False) -> Array:
+    """Return the distance of each row of ``a`` to the nearest of ``b``; ``itself`` leaves the diagonal out."""
+    out = np.empty(len(a))
+    for low in range(0, len(a), ROWS):
+        squared = squared_distances(a[low : low + ROWS], b)
+        if itself:
+            squared[np.arange(len(squared)), np.arange(low, low + len(squared))] = np.inf
+        out[low : low + ROWS] = squared.min(axis=1)
+    return np.asarray(np.sqrt(out))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from potstill.config import ModelConfig
 from potstill.data import Dataset
 from potstill.model import Descriptor, FrameFeatures, Whitening
+from potstill.model.features import nearest
 from potstill.protocols import Potential
 from potstill.sample.eam import list_pairs, neighbours
 from potstill.sample.order import Order, order_parameter, order_scratch
@@ -70,7 +71,7 @@ def compare(pools: dict[str, Dataset], orders: dict[int, Order], potential: Pote
     out: dict[str, Any] = {}
     for name, pool in thin.items():
         other = next(v for k, v in vectors.items() if k != name)
-        own = _nearest(vectors[name], vectors[name], itself=True)
+        own = nearest(vectors[name], vectors[name], itself=True)
         energy = np.array([calculator.get_potential_energy(f.atoms) / f.n_atoms for f in pool])
         volume = np.array([(f.volume or 0.0) / f.n_atoms for f in pool])
         order = np.concatenate([order_of(Dataset([f]), orders[f.n_atoms]) for f in pool])
@@ -81,14 +82,6 @@ def compare(pools: dict[str, Dataset], orders: dict[int, Order], potential: Pote
             "volume_per_atom": np.round(volume, 4).tolist(),
             "order": np.round(order, 4).tolist(),
             "cells_visited": len(np.unique(cells, axis=0)),
-            "covered_by_other": float((_nearest(vectors[name], other) <= 2 * np.median(own)).mean()),
+            "covered_by_other": float((nearest(vectors[name], other) <= 2 * np.median(own)).mean()),
         }
     return {"md_steps": md_steps, "pools": out, "measure": MEASURE}
-
-
-def _nearest(a: F64, b: F64, *, itself: bool = False) -> F64:
-    """Return the distance of each row of ``a`` to the nearest of ``b``; ``itself`` leaves the diagonal out."""
-    squared = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2.0 * a @ b.T
-    if itself:
-        np.fill_diagonal(squared, np.inf)
-    return np.asarray(np.sqrt(np.maximum(squared.min(axis=1), 0.0)))
