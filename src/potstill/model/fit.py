@@ -34,6 +34,10 @@ from potstill.model.wall import fit_wall
 
 RIDGE = 1e-6  # relative to the mean diagonal of the normal matrix
 ROBUST_PASSES = 4  # of the ridge solution; the first trusts every frame alike
+# Residuals of the ridge solution, in units of the loss scales, beyond which a frame loses its say there. Far below
+# the loss's own limit: what is not linear (an open lattice, a slab) is the network's to learn, and would otherwise bend
+# the linear start for all other frames (ten such frames among a hundred doubled the others' force error).
+RIDGE_ROBUST = 0.25
 RIDGE_NUMBERS = 50_000_000  # in the equations that the ridge solution holds at once; more frames are thinned out
 EMA = 0.998
 BYTES_PER_ATOM = 4_000  # neighbours, images, descriptors and their copies while they are put together
@@ -299,7 +303,7 @@ def _ridge(
     for _ in range(ROBUST_PASSES):
         solution = _solve([(w * A, w * y) for w, (A, y) in zip(np.sqrt(trust), systems, strict=True)], Z * F)
         off = np.array([np.sum((solution @ A - y) ** 2) for A, y in systems])
-        trust = 1.0 / (1.0 + off / settings.robust**2)  # a frame that nothing explains loses its say
+        trust = 1.0 / (1.0 + off / RIDGE_ROBUST**2)
     return solution[: Z * F].reshape(Z, F), solution[Z * F :]
 
 
