@@ -4,6 +4,8 @@
     python benchmarks/distil.py second      default and random on niobium, which had no say in the default
     python benchmarks/distil.py default     100 labels by the default, with and without generated frames
     python benchmarks/distil.py dft         half of the DFT frames of Zuo et al., chosen, against all of them
+    python benchmarks/distil.py scale       10,000 to 1,000,000 frames to 1,000: seconds and memory
+    python benchmarks/distil.py rivals      200 of 5,000 frames by us, QUESTS and maml: seconds and coverage
 
 Everything is kept in runs/bench/ and goes on from there when it is started again. ``--selectors``, ``--budgets`` and
 ``--seeds`` narrow a table.
@@ -17,6 +19,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import selecting
 from ase.build import bulk
 from common import RUNS, SHARED, announce
 
@@ -103,11 +106,15 @@ def dft(given: argparse.Namespace) -> None:
 def main() -> None:
     """Serve the command line."""
     parser = argparse.ArgumentParser(description="Which selector to trust, and what the default reaches.")
-    parser.add_argument("part", choices=["table", "second", "default", "dft"])
+    parser.add_argument("part", choices=["table", "second", "default", "dft", "scale", "rivals"])
     parser.add_argument("--selectors", default=",".join(SELECTORS))
     parser.add_argument("--budgets", default=BUDGETS)
     parser.add_argument("--seeds", default="5")
+    parser.add_argument("--sizes", default="10000,100000,1000000", help="Pools of scale.")
     given = parser.parse_args()
+    if given.part == "scale":
+        selecting.scale([int(n) for n in given.sizes.split(",")])
+        return
     announce(f"distil {given.part}")
     if given.part == "dft":
         dft(given)
@@ -118,6 +125,9 @@ def main() -> None:
         contest("Nb", NIOBIUM, files, "second", given, "--pool-only")
         return
     files = pool("Ni", NICKEL, 20_000, "800:3500", "fcc")
+    if given.part == "rivals":
+        selecting.rivals(files[0])
+        return
     if given.part == "table":
         contest("Ni", NICKEL, files, "table", given, "--pool-only")
         return

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a virtual environment for each rival under benchmarks/.venvs: sh benchmarks/rivals.sh [torchani] [mace] [ace-jax]
-# About 2.5 GB in all. One that cannot be installed is said, and the others go on. Nothing here downloads weights.
+# Makes a virtual environment for each rival under benchmarks/.venvs: sh benchmarks/rivals.sh [torchani] [mace] [ace-jax] [quests] [maml]
+# About 3 GB in all. One that cannot be installed is said, and the others go on. Nothing here downloads weights.
 set -u
 cd "$(dirname "$0")" || exit 1
 PYTHON=${PYTHON:-python3}
@@ -24,16 +24,18 @@ install() {
             return
         fi
     done
-    "$venv/bin/python" -m pip freeze 2>/dev/null | grep -E '^(torch|torchani|mace-torch|ace-jax|jax)==' | tr '\n' ' ' >"$venv/.installed"
+    "$venv/bin/python" -m pip freeze 2>/dev/null | grep -E '^(torch|torchani|mace-torch|ace-jax|jax|quests|maml|matgl|numba|scikit-learn)==' | tr '\n' ' ' >"$venv/.installed"
     echo "$name: $(cat "$venv/.installed")"
 }
 
-for rival in ${*:-torchani mace ace-jax}; do
+for rival in ${*:-torchani mace ace-jax quests maml}; do
     case $rival in
         torchani) install torchani "$TORCH" torchani ;;
         mace) install mace "$TORCH" mace-torch ;;
         # without torch; the extra is its neighbour list in C++, without which its first calls would take longer
         ace-jax) install ace-jax 'ace-jax[fast-neighbours]' ;;
-        *) echo "$rival: not known; torchani, mace and ace-jax are" ;;
+        quests) install quests quests ;;
+        maml) install maml "$TORCH" maml ;;
+        *) echo "$rival: not known; torchani, mace, ace-jax, quests and maml are" ;;
     esac
 done

