@@ -223,6 +223,14 @@ def information(A: np.ndarray) -> float:
     return np.linalg.slogdet(np.eye(A.shape[1]) + np.einsum("npr,nqr->pq", A, A))[1]
 
 
+def test_the_default_is_leverage_where_a_model_says_what_labels_would_teach_and_else_committee(pool):
+    known = pool.take([3, 8])
+    left = pool.without(known)
+    for describer, name in ((ToyCommittee(), "leverage"), (OnlyVectors(), "committee")):
+        mine, other = (choose(n, left, 6, describer=describer, known=known) for n in ("potstill", name))
+        assert np.array_equal(mine.indices, other.indices)
+
+
 def test_leverage_takes_the_frame_that_adds_most_information_each_time(pool):
     known = pool.take([3, 7])
     left = pool.without(known)

@@ -9,9 +9,9 @@ import numpy as np
 from potstill.data import Dataset
 from potstill.errors import ConfigError, DataError
 from potstill.protocols import Selection, Selector
-from potstill.select.clusters import Direct, Still
+from potstill.select.clusters import Direct
 from potstill.select.gradients import LastLayer
-from potstill.select.linear import Leverage
+from potstill.select.linear import Leverage, Still
 from potstill.select.plain import CommitteeSpread, FarthestPoint, Random, farthest_points
 from potstill.select.surroundings import Cover, Entropy
 

@@ -1,7 +1,6 @@
 """Stratified choice over clusters.
 
-After DIRECT (Qi, Ko, Wood, Pham and Ong, npj Computational Materials 10, 43, 2024); the default adds the committee's
-doubt to it.
+After DIRECT (Qi, Ko, Wood, Pham and Ong, npj Computational Materials 10, 43, 2024).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.data import Array, Dataset
-from potstill.protocols import Committee, Describer, Selection
+from potstill.protocols import Describer, Selection
 
 KAISER = 1.0  # components with a larger eigenvalue are kept
 FINE = 0.05  # radius of BIRCH's first clusters, in weighted components
@@ -87,31 +86,6 @@ class Direct:
         size = clusters.sums(np.ones(len(pool)))
         chosen = clusters.take(n, sorted(size, key=lambda c: (c in clusters.taken, -size[c], c)))
         return Selection(chosen, np.array([size[int(c)] for c in clusters.label[chosen]]))
-
-
-class Still:
-    """The default: where the committee's doubt is, cluster by cluster.
-
-    Candidates and known frames are clustered as by :class:`Direct`: the clusters are strata that the pool itself draws,
-    solid, liquid and between at each density, and each gives one frame, so that no kind is asked twice while another is
-    forgotten. There are more clusters than frames to choose, and those with the largest sum of squared expected force
-    errors have their turn: uncertain ones and large ones. Before there is a committee, this is :class:`Direct`. Scores
-    are the sums.
-    """
-
-    name = "potstill"
-
-    def select(
-        self, pool: Dataset, n: int, *, known: Dataset, committee: Describer, rng: np.random.Generator
-    ) -> Selection:
-        """Choose the most ordinary frame of each of the clusters that are doubted most."""
-        if not isinstance(committee, Committee) or committee.members < 2 or not len(pool) or not n:
-            return Direct().select(pool, n, known=known, committee=committee, rng=rng)
-        n = min(n, len(pool))
-        clusters = Clusters.of(pool, known, n, committee)
-        doubt = clusters.sums(committee.spread(list(pool)).force ** 2)
-        chosen = clusters.take(n, sorted(doubt, key=lambda c: (-doubt[c], c)))
-        return Selection(chosen, np.array([doubt[int(c)] for c in clusters.label[chosen]]))
 
 
 def _components(vectors: Array) -> Array:

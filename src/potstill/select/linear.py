@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from potstill.data import Array, Dataset
 from potstill.errors import ConfigError
 from potstill.protocols import Describer, Selection, Surveyor
+from potstill.select.plain import CommitteeSpread
 
 BLOCK = 256  # frames whose first gains are computed together
 
@@ -114,3 +115,22 @@ class Leverage:
         return Selection(
             *greedy(len(A), n, lambda k: M.gain(A[k].astype(np.float64)), lambda k: M.add(A[k].astype(np.float64)))
         )
+
+
+class Still:
+    """The default: what the labels would teach (:class:`Leverage`), wherever the model can say it.
+
+    The linear model's information is about how surroundings differ, in energies, forces and virials at once, so it is
+    diverse by itself, and takes from every kind of frame what the kind has to tell. The committee's doubt as a weight
+    on it changed nothing beyond the noise (docs/distilling.md). Models without our descriptors, such as MACE, only know
+    vectors and their own doubt: with them this is :class:`~potstill.select.plain.CommitteeSpread`.
+    """
+
+    name = "potstill"
+
+    def select(
+        self, pool: Dataset, n: int, *, known: Dataset, committee: Describer, rng: np.random.Generator
+    ) -> Selection:
+        """Choose by what the labels would teach, or else by doubt."""
+        chooser = Leverage() if isinstance(committee, Surveyor) else CommitteeSpread()
+        return chooser.select(pool, n, known=known, committee=committee, rng=rng)
