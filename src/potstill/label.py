@@ -119,6 +119,9 @@ def _energies(atoms: Any, energy: float) -> Array | None:
 
 def _work(frame: Frame, *, potential: Potential, store: LabelStore, retries: int) -> Labels | Failure:
     """Label a frame in a worker and commit it there, so that a dying driver loses nothing."""
+    known = store.get(frame, potential.fingerprint)  # another driver on the same store may have been faster
+    if known is not None:
+        return known
     result = compute(frame, potential, retries)
     store.put(frame, result)
     return result
@@ -179,6 +182,8 @@ def label(
                 rate = done / (now - began)
                 left = (len(wanted) - done) / rate
                 tell(f"label: {done}/{len(wanted)}, {3600 * rate:.0f} an hour, {left:.0f} s left")
+    for file in store.set_aside:
+        tell(f"label: {file.name} was no whole entry of the store; it is set aside, and its label was made again")
     failures = tuple(r for f in Dataset(frames) if isinstance(r := results[f.key], Failure))
     good = Dataset(f.labelled(r) for f in Dataset(frames) if isinstance(r := results[f.key], Labels))
     tell(

@@ -56,7 +56,7 @@ def model(labelled, tmp_path_factory):
 
 def test_help_lists_every_verb():
     out, _ = call("--help")
-    verbs = "run sample label train select distil compare validate evaluate report explain status config"
+    verbs = "run sample label labels train select distil compare validate evaluate report explain status config"
     for verb in verbs.split():
         assert f" {verb} " in out
 
@@ -205,6 +205,28 @@ def test_a_pool_too_large_to_be_read_at_once_is_drawn_from(labelled, tmp_path, m
     cli.app([str(word) for word in command], standalone_mode=False)
     assert "20 of 60 frames, drawn at random" in capsys.readouterr().err
     assert len(Dataset.load(tmp_path / "d" / "distilled.extxyz")) == 6
+
+
+def test_labels_lists_exports_takes_and_forgets(tmp_path, nickel):
+    from potstill.data import Failure, Labels
+    from potstill.store import LabelStore
+
+    good, bad = nickel(2)
+    LabelStore(tmp_path / "run" / "labels").put(good, Labels(-17.5, good.atoms.positions, None, "dft:pbe"))
+    LabelStore(tmp_path / "run" / "labels").put(bad, Failure(bad.key, "not-converged", "after 200 steps", "dft:pbe", 3))
+    said, _ = call("labels", tmp_path / "run")
+    assert "1 labels, 1 failures, 4 atoms: dft:pbe" in said
+    assert f"failed: Ni4 {bad.key}: not-converged after 3 attempts: after 200 steps" in said
+    assert "no entry" in call("labels", tmp_path / "run", "--element", "Al")[0]
+    assert "no entry" in call("labels", tmp_path / "run", "--atoms", "5:")[0]
+    call("labels", tmp_path / "run", "--export", tmp_path / "out.extxyz")
+    said, _ = call("labels", tmp_path / "other", "--import", tmp_path / "out.extxyz", "--source", "pbe")
+    assert "1 labels, 0 failures" in said
+    assert LabelStore(tmp_path / "other").get(good, "dft:pbe").energy == -17.5
+    said, _ = call("labels", tmp_path / "run", "--failed", "--forget-failures")
+    assert "1 failures forgotten" in said
+    assert "1 labels, 0 failures" in call("labels", tmp_path / "run")[0]
+    call("labels", tmp_path / "nowhere", code=StoreError.exit_code)
 
 
 def test_distil_without_a_labeller_is_pool_only_and_says_so(labelled, tmp_path):

@@ -43,6 +43,7 @@ def write_atomic(path: Path, payload: bytes) -> None:
 # ASE's reader turns `007`, `1e3` or `T` into numbers and truth values; names that could be taken so are escaped.
 _PLAIN_NAME = re.compile(r"[A-Za-z]+[-_#.][\w.#+/-]*", re.ASCII)
 _ESCAPED = "id:"
+LONGEST_SOURCE = 1000  # characters of a fingerprint
 
 
 def _written_name(name: str) -> str:
@@ -402,7 +403,8 @@ def noticed(atoms: Atoms, keys: LabelKeys | None) -> LabelKeys:
 
 def to_frame(atoms: Atoms, keys: LabelKeys, source: str, trajectory: str, step: int) -> Frame:
     """Return a frame with what it was read with; trajectory and step stand where it does not say its own."""
-    labels = _labels(atoms, keys, f"file:{source}")
+    said = atoms.info.get("label_source")  # what write_frames put there
+    labels = _labels(atoms, keys, said if isinstance(said, str) and len(said) <= LONGEST_SOURCE else f"file:{source}")
     return Frame.of(atoms, _origin(atoms, Origin("file", trajectory, step=step)), labels)
 
 

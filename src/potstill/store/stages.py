@@ -1,4 +1,4 @@
-"""Where results live: a run directory of stages, and a store of labels.
+"""A run directory: stages, and units of work inside them.
 
 Single files, each written atomically, are the truth; nothing else needs to be right for a run to resume. That holds
 on local disks as on NFS and Lustre.
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.data import Failure, Frame, Labels, write_atomic
+from potstill.data import write_atomic
 from potstill.errors import StoreError
 
 FORMAT = 1
@@ -303,75 +303,3 @@ class Units:
         value = _plain(compute())
         write_json(file, {"what": _plain(what), "value": value})
         return value
-
-
-def label_key(frame: Frame, source: str) -> str:
-    """Return the store's key: a label is a pure function of the structure and the potential's fingerprint."""
-    return hashlib.sha256(f"{frame.key} {source}".encode()).hexdigest()[:40]
-
-
-class LabelStore:
-    """Labels by content, one file each, never lost.
-
-    An entry is one JSON file that was renamed into place after its content reached the disk: it is there whole or not
-    at all. Floats are written with all their digits, so a label comes back bit for bit. Several drivers may share a
-    store; both writing the same label write the same content.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-
-    def _file(self, frame: Frame, source: str) -> Path:
-        key = label_key(frame, source)
-        return self.path / key[:2] / f"{key}.json"
-
-    def get(self, frame: Frame, source: str) -> Labels | Failure | None:
-        """Return what is known: labels, a failure, or None where nothing was tried."""
-        file = self._file(frame, source)
-        if not file.exists():
-            return None
-        entry = read_json(file)
-        if not isinstance(entry, dict) or entry.get("format") != FORMAT or not {"failure", "energy"} & set(entry):
-            raise StoreError(
-                f"{file} should be a label of format {FORMAT}, but is not. Delete it, and the label is made again; or "
-                "use the version of potstill that wrote it."
-            )
-        if "failure" in entry:
-            return Failure(frame.key, source=source, **entry["failure"])
-        return Labels(
-            float(entry["energy"]),
-            np.array(entry["forces"], dtype=np.float64).reshape(-1, 3),
-            None if entry["stress"] is None else np.array(entry["stress"], dtype=np.float64),
-            source,
-            np.array(entry["energies"], dtype=np.float64) if "energies" in entry else None,
-        )
-
-    def put(self, frame: Frame, result: Labels | Failure) -> None:
-        """Commit a result; when this returns, it survives a crash."""
-        a = frame.atoms
-        entry: dict[str, Any] = {
-            "format": FORMAT,
-            "source": result.source,
-            "frame": frame.key,
-            "numbers": a.numbers.tolist(),
-            "positions": a.positions.tolist(),
-            "cell": a.cell.array.tolist(),
-            "pbc": a.pbc.tolist(),
-        }
-        if isinstance(result, Failure):
-            entry["failure"] = {
-                "reason": result.reason,
-                "message": result.message,
-                "attempts": result.attempts,
-            }
-        else:
-            entry["energy"] = result.energy
-            entry["forces"] = result.forces.tolist()
-            entry["stress"] = None if result.stress is None else result.stress.tolist()
-            if result.energies is not None:  # else no key at all: so entries had been before these could be known
-                entry["energies"] = result.energies.tolist()
-        payload = json.dumps(entry, separators=(",", ":"), allow_nan=False).encode()
-        write_atomic(self._file(frame, result.source), payload)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self.path.glob("??/*.json"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from potstill.cli.labels import labels
 from potstill.errors import ConfigError, DataError, PotstillError, StoreError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Write, check and explain configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.command()(labels)
 
 STREAMED = 500 * 2**20  # bytes of structure files that are not read into memory at once
 LARGE = f"more than {STREAMED // 2**20} MB"
@@ -696,7 +698,3 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("Interrupted. What was finished is kept; the same command goes on from there.", err=True)
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,178 @@
+"""Labels by content, one file each, never lost.
+
+A label is a pure function of the structure and the potential's fingerprint, and its key is a hash of both. An entry is
+one JSON file that was renamed into place after its content reached the disk: it is there whole or not at all. Floats
+are written with all their digits, so a label comes back bit for bit. Several drivers, on several machines, may share a
+store on any file system; where two write the same label they write the same content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill.data import Failure, Frame, Labels, Origin, write_atomic
+from potstill.errors import DataError, StoreError
+from potstill.store.stages import FORMAT
+
+BROKEN = ".broken"  # ending of an entry that was found half-written
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a store knows of a structure by one reference.
+
+    Attributes
+    ----------
+    frame : Frame
+        The structure, with its labels where they could be made.
+    result : Labels | Failure
+        What came of it; its ``source`` is the reference's fingerprint.
+    """
+
+    frame: Frame
+    result: Labels | Failure
+
+
+def label_key(frame: Frame, source: str) -> str:
+    """Return the store's key of a structure by a reference with this fingerprint."""
+    return hashlib.sha256(f"{frame.key} {source}".encode()).hexdigest()[:40]
+
+
+class LabelStore:
+    """A folder of labels.
+
+    An entry that is no JSON any more (a power cut on a file system that reorders writes, a disk that failed) is set
+    aside under another name and counts as never made; :attr:`set_aside` lists what was.
+
+    Parameters
+    ----------
+    path : path
+        The folder; made with the first label.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.set_aside: list[Path] = []
+
+    def _file(self, frame: Frame, source: str) -> Path:
+        key = label_key(frame, source)
+        return self.path / key[:2] / f"{key}.json"
+
+    def get(self, frame: Frame, source: str) -> Labels | Failure | None:
+        """Return what is known: labels, a failure, or None where nothing was tried.
+
+        Raises
+        ------
+        StoreError
+            If the entry was written by another version.
+        """
+        entry = self._read(self._file(frame, source))
+        return None if entry is None else _result(entry, frame.key)
+
+    def put(self, frame: Frame, result: Labels | Failure) -> None:
+        """Commit a result; when this returns, it survives a crash."""
+        write_atomic(
+            self._file(frame, result.source),
+            json.dumps(_entry(frame, result), separators=(",", ":"), allow_nan=False).encode(),
+        )
+
+    def forget(self, entry: Entry) -> None:
+        """Delete an entry, so that its label is made again when it is asked for."""
+        self._file(entry.frame, entry.result.source).unlink(missing_ok=True)
+
+    def entries(self) -> Iterator[Entry]:
+        """Read all entries, in the order of their keys.
+
+        Raises
+        ------
+        StoreError
+            If an entry was written by another version, or is not of the structure that its name says.
+        """
+        for file in sorted(self.path.glob("??/*.json")):
+            entry = self._read(file)
+            if entry is None:
+                continue
+            frame = _frame(entry, file)
+            result = _result(entry, frame.key)
+            if label_key(frame, result.source) != file.stem:
+                raise StoreError(f"{file} is not the label of the structure that its name stands for. Delete it.")
+            yield Entry(frame.labelled(result) if isinstance(result, Labels) else frame, result)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.path.glob("??/*.json"))
+
+    def _read(self, file: Path) -> dict[str, Any] | None:
+        try:
+            entry = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError):  # not JSON, or not text
+            self._put_aside(file)
+            return None
+        if not isinstance(entry, dict) or entry.get("format") != FORMAT or not {"failure", "energy"} & set(entry):
+            raise StoreError(
+                f"{file} should be a label of format {FORMAT}, but is not. Delete it, and the label is made again; or "
+                "use the version of potstill that wrote it."
+            )
+        return entry
+
+    def _put_aside(self, file: Path) -> None:
+        aside = file.with_name(file.name + BROKEN)
+        try:
+            file.replace(aside)
+        except FileNotFoundError:  # another driver was faster
+            return
+        self.set_aside.append(aside)
+
+
+def _entry(frame: Frame, result: Labels | Failure) -> dict[str, Any]:
+    a = frame.atoms
+    entry: dict[str, Any] = {
+        "format": FORMAT,
+        "source": result.source,
+        "frame": frame.key,
+        "numbers": a.numbers.tolist(),
+        "positions": a.positions.tolist(),
+        "cell": a.cell.array.tolist(),
+        "pbc": a.pbc.tolist(),
+    }
+    if isinstance(result, Failure):
+        entry["failure"] = {"reason": result.reason, "message": result.message, "attempts": result.attempts}
+        return entry
+    entry["energy"] = result.energy
+    entry["forces"] = result.forces.tolist()
+    entry["stress"] = None if result.stress is None else result.stress.tolist()
+    if result.energies is not None:  # else no key at all: so entries had been before these could be known
+        entry["energies"] = result.energies.tolist()
+    return entry
+
+
+def _result(entry: dict[str, Any], frame: str) -> Labels | Failure:
+    source = str(entry["source"])
+    if "failure" in entry:
+        return Failure(frame, source=source, **entry["failure"])
+    return Labels(
+        float(entry["energy"]),
+        np.array(entry["forces"], dtype=np.float64).reshape(-1, 3),
+        None if entry["stress"] is None else np.array(entry["stress"], dtype=np.float64),
+        source,
+        np.array(entry["energies"], dtype=np.float64) if "energies" in entry else None,
+    )
+
+
+def _frame(entry: dict[str, Any], file: Path) -> Frame:
+    from ase import Atoms
+
+    try:
+        atoms = Atoms(entry["numbers"], positions=entry["positions"], cell=entry["cell"], pbc=entry["pbc"])
+        return Frame.of(atoms, Origin("store", "store"))
+    except (KeyError, ValueError, TypeError, DataError) as error:
+        raise StoreError(f"{file} holds no structure ({error}). Delete it, and the label is made again.") from None
