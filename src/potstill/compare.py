@@ -104,17 +104,32 @@ class _Measures:
         self.about = digest([pool.keys, holdout.keys, settings.dump()["model"]])
 
     def breadth(self, chosen: Dataset) -> dict[str, float]:
-        """Return ``coverage``, a share, and ``entropy``, nats, of a choice of frames."""
+        """Return ``coverage``, a share, ``entropy``, nats, and ``quests_entropy`` of a choice of frames."""
 
         def compute() -> dict[str, float]:
             x = np.concatenate(self.features.surroundings(list(chosen))).astype(float)
             near = nearest(self.atoms, x) <= COVERED * self.length
             thin = x[np.linspace(0, len(x) - 1, min(len(x), MOST_ATOMS)).astype(int)]
             density = np.mean(np.exp(-squared_distances(thin, thin) / (2 * self.length**2)), axis=1)
-            return {"coverage": float(np.mean(near)), "entropy": float(-np.mean(np.log(density)))}
+            found = {"coverage": float(np.mean(near)), "entropy": float(-np.mean(np.log(density)))}
+            return found | quests_entropy(chosen)
 
         found: dict[str, float] = self.units.get({"data": self.about, "chosen": digest(chosen.keys)}, compute)
         return found
+
+
+def quests_entropy(chosen: Dataset) -> dict[str, float]:
+    """Return ``quests_entropy``, nats, by QUESTS' own descriptor and kernel; nothing where it is not installed.
+
+    Schwalbe-Koda, Hamel, Sadigh, Zhou and Lordi, Nature Communications 16, 4014 (2025): the extra ``potstill[quests]``.
+    """
+    try:
+        from quests.descriptor import get_descriptors
+        from quests.entropy import entropy
+    except ModuleNotFoundError:
+        return {}
+    x = get_descriptors([frame.atoms for frame in chosen])
+    return {"quests_entropy": float(entropy(x[np.linspace(0, len(x) - 1, min(len(x), MOST_ATOMS)).astype(int)]))}
 
 
 def compare(
@@ -166,6 +181,8 @@ MEASURES: Mapping[str, tuple[str, float]] = {
     "force_worst": ("worst frame", 1e3),
 }
 
+BREADTH: Mapping[str, str] = {"coverage": "coverage", "entropy": "entropy", "quests_entropy": "QUESTS' entropy"}
+
 
 def table(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a row for each selector and budget: means over seeds, and half widths of their 95 % intervals."""
@@ -175,8 +192,9 @@ def table(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"selector": name, "n_labels": n, "n_seeds": len(mine)}
         for key, (_, factor) in MEASURES.items():
             row[key] = _mean([factor * c["errors"][key] for c in mine])
-        for key in ("coverage", "entropy"):
-            row[key] = _mean([c[key] for c in mine])
+        for key in BREADTH:
+            if all(key in c for c in mine):
+                row[key] = _mean([c[key] for c in mine])
         outside = list(dict.fromkeys(k for c in mine for k in c.get("outside", {})))
         row["outside"] = {k: _mean([c["outside"][k] for c in mine if k in c["outside"]]) for k in outside}
         row["also"] = {
@@ -201,13 +219,13 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write the table for a terminal: means over seeds ± half widths of their 95 % intervals."""
     outside = list(dict.fromkeys(k for row in rows for k in row["outside"]))
     also = list(rows[0]["also"]) if rows else []
-    heads = ["labels", "selector", *(head for head, _ in MEASURES.values()), "coverage", "entropy", *outside]
+    heads = ["labels", "selector", *(head for head, _ in MEASURES.values()), *BREADTH.values(), *outside]
     heads += [f"{name}, {unit}" for name in also for unit in ("meV/atom", "meV/Å")]
     lines = [heads]
     for row in sorted(rows, key=lambda r: r["n_labels"]):
         cells = [str(row["n_labels"]), row["selector"]]
         cells += [_pm(row[key], 2 if key.startswith("energy") else 1) for key in MEASURES]
-        cells += [_pm(row["coverage"], 3), _pm(row["entropy"], 2)]
+        cells += [_pm(row[key], 3) if key in row else "–" for key in BREADTH]
         cells += [_pm(row["outside"][k], 1) if k in row["outside"] else "–" for k in outside]
         cells += [_pm(value, 1) for name in also for value in row["also"][name].values()]
         lines.append(cells)

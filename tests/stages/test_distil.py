@@ -251,6 +251,7 @@ def test_a_comparison_has_a_cell_for_each_selector_seed_and_budget_and_resumes(p
     for c in result["cells"]:
         assert 0 <= c["coverage"] <= 1
         assert c["entropy"] > 0
+        assert c["quests_entropy"] > 0
         assert c["also"]["again"] == c["errors"]
     rows = {(r["selector"], r["n_labels"]): r for r in result["table"]}
     both = [cells["fps", seed, 8]["errors"]["energy_rmse_mev_per_atom"] for seed in (1, 2)]
