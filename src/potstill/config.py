@@ -167,6 +167,11 @@ class LabelConfig(Section):
         description="Potential that labels; empty means the same one that samples. Written like sample.potential.",
     )
     retries: int = Field(2, description="How often a failed label is tried again before it is kept as a failure.", ge=0)
+    timeout: float = Field(
+        0.0,
+        description="s. A label that takes longer is kept as a failure, and its worker is ended; 0: no limit.",
+        ge=0,
+    )
 
 
 class ModelConfig(Section):

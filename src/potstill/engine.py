@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from potstill.errors import BackendError
 
@@ -26,15 +26,41 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _die_with(parent: int) -> None:
-    """End this worker once its driver is gone: a killed driver must not leave workers behind."""
+def end_worker() -> None:
+    """End this worker, and every program that it has started, at once."""
+    os.killpg(0, signal.SIGKILL)
+
+
+def _begin_worker(parent: int) -> None:
+    """Lead a group of processes of its own, and end with the driver: a killed driver must not leave workers behind."""
+    os.setpgid(0, 0)  # so that what a worker starts ends with it; and Ctrl-C is the driver's to understand
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        os._exit(1)
+        end_worker()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let processes that start within it compute with one thread."""
+    saved = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))  # read by the children when they start
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _processes(n: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(n, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),))
 
 
 @contextmanager
@@ -46,23 +72,12 @@ def local_processes(workers: int = 0) -> Iterator[Executor]:
     workers : int
         Processes; 0 means one a core.
     """
-    saved = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))  # read by the children when they start
-    pool = ProcessPoolExecutor(
-        workers or cores(),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_die_with,
-        initargs=(os.getpid(),),
-    )
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        for name, value in saved.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    with _one_thread_each():
+        pool = _processes(workers or cores())
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def each(
@@ -74,9 +89,9 @@ def each(
 ) -> Iterator[tuple[Item, Result]]:
     """Run ``work`` on every item in worker processes and yield results as they come.
 
-    A worker that dies (a crash inside compiled code, the kernel's memory killer) takes the whole pool with it. What was
-    in flight then is run again one by one, each alone in a fresh pool, so that the item at fault is found; ``crash``
-    says what to make of it.
+    A worker may die: a crash inside compiled code, the kernel's memory killer. Each has a place of its own, so that its
+    death costs nobody else anything; its item is tried once more by a fresh worker, and then ``crash`` says what to
+    make of it.
 
     Parameters
     ----------
@@ -87,49 +102,67 @@ def each(
     workers : int
         Processes; 0 means one a core.
     crash : callable | None
-        Makes a result of an item that killed its worker; None makes it a ``BackendError``.
+        Makes a result of an item that killed two workers; None makes it a ``BackendError``.
     """
     queue = iter(items)
-    while True:
-        suspects: list[Item] = []
-        with local_processes(workers) as pool:
-            yield from _flights(pool, work, queue, 2 * (workers or cores()), suspects)
-        if not suspects:
-            return
-        for item in suspects:
-            yield item, _alone(work, item, crash)
-
-
-def _flights(
-    pool: Executor, work: Callable[[Item], Result], queue: Iterator[Item], width: int, suspects: list[Item]
-) -> Iterator[tuple[Item, Result]]:
-    """Keep ``width`` items in flight until the queue is empty, or the pool breaks: then fill ``suspects``."""
-    flying: dict[Future[Result], Item] = {}
-    while not suspects:
-        for item in islice(queue, width - len(flying)):
-            try:
-                flying[pool.submit(work, item)] = item
-            except BrokenProcessPool:
-                suspects.append(item)
-        if not flying:
-            return
-        done, _ = wait(flying, return_when=FIRST_COMPLETED)
-        for future in done:
-            item = flying.pop(future)
-            try:
-                yield item, future.result()
-            except BrokenProcessPool:
-                suspects.append(item)
-    suspects.extend(flying.values())
-
-
-def _alone(work: Callable[[Item], Result], item: Item, crash: Callable[[Item], Result] | None) -> Result:
-    with local_processes(1) as pool:
+    with _one_thread_each():
+        places: _Places[Item, Result] = _Places(work, workers or cores())
         try:
-            return pool.submit(work, item).result()
-        except BrokenProcessPool:
-            if crash is None:
-                raise BackendError(
-                    "A worker died twice on the same task: a crash in compiled code, or not enough memory."
-                ) from None
-            return crash(item)
+            yield from places.run(queue, crash)
+        finally:
+            places.close()
+
+
+class _Places(Generic[Item, Result]):
+    """Executors of one process each, and what flies in them."""
+
+    def __init__(self, work: Callable[[Item], Result], n: int) -> None:
+        self.work = work
+        self.idle = [_processes(1) for _ in range(n)]
+        self.flying: dict[Future[Result], tuple[ProcessPoolExecutor, Item, int]] = {}
+
+    def run(self, queue: Iterator[Item], crash: Callable[[Item], Result] | None) -> Iterator[tuple[Item, Result]]:
+        """Keep every place busy until the queue is empty."""
+        while True:
+            while self.idle:
+                try:
+                    item = next(queue)
+                except StopIteration:
+                    break
+                self._send(self.idle.pop(), item, 1)
+            if not self.flying:
+                return
+            for future in wait(self.flying, return_when=FIRST_COMPLETED)[0]:
+                place, item, attempt = self.flying.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    place.shutdown(wait=False)
+                    place = _processes(1)
+                    if attempt == 1:
+                        self._send(place, item, 2)
+                        continue
+                    result = _given_up(item, crash)
+                finally:
+                    if not any(place is p for p, _, _ in self.flying.values()):
+                        self.idle.append(place)
+                yield item, result
+
+    def _send(self, place: ProcessPoolExecutor, item: Item, attempt: int) -> None:
+        try:
+            future = place.submit(self.work, item)
+        except BrokenProcessPool:  # its worker died while it had nothing to do
+            place.shutdown(wait=False)
+            place = _processes(1)
+            future = place.submit(self.work, item)
+        self.flying[future] = place, item, attempt
+
+    def close(self) -> None:
+        for place in [*self.idle, *(place for place, _, _ in self.flying.values())]:
+            place.shutdown(wait=True, cancel_futures=True)
+
+
+def _given_up(item: Item, crash: Callable[[Item], Result] | None) -> Result:
+    if crash is None:
+        raise BackendError("A worker died twice on the same task: a crash in compiled code, or not enough memory.")
+    return crash(item)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from potstill.data import Array, Dataset, Failure, Frame, Labels, sum_to, tensor
-from potstill.engine import each
+from potstill.engine import each, end_worker
 from potstill.errors import BackendError, ConvergenceError, DataError, PotstillError
 from potstill.protocols import Potential
 from potstill.store import LabelStore
 
 TOO_CLOSE = 0.6  # Å; no reference means anything below, and several crash
 SAY_EVERY = 10.0  # s between lines of progress
+GRACE = 2.0  # s between the end of a label's time and that of a worker that does not notice it
 
 
 @dataclass(frozen=True)
@@ -117,14 +121,48 @@ def _energies(atoms: Any, energy: float) -> Array | None:
     return energies if energies.shape == (len(atoms),) and sum_to(energies, energy) else None
 
 
-def _work(frame: Frame, *, potential: Potential, store: LabelStore, retries: int) -> Labels | Failure:
+def _work(
+    frame: Frame, *, potential: Potential, store: LabelStore, retries: int, timeout: float = 0.0
+) -> Labels | Failure:
     """Label a frame in a worker and commit it there, so that a dying driver loses nothing."""
-    known = store.get(frame, potential.fingerprint)  # another driver on the same store may have been faster
+    known = store.get(frame, potential.fingerprint)  # another driver may have been faster, or time ran out before
     if known is not None:
         return known
-    result = compute(frame, potential, retries)
+    with _limited(timeout, frame, potential.fingerprint, store):
+        result = compute(frame, potential, retries)
     store.put(frame, result)
     return result
+
+
+@contextmanager
+def _limited(timeout: float, frame: Frame, source: str, store: LabelStore) -> Iterator[None]:
+    """End this worker if what happens inside takes longer than ``timeout`` seconds; 0 sets no limit.
+
+    The failure is committed first, so that the next worker that is given the frame finds it. Code that never lets a
+    Python thread run is ended by the kernel a little later.
+    """
+    if not timeout:
+        yield
+        return
+    decided = threading.Lock()  # who takes it decides whether time is up
+
+    def expire() -> None:
+        if decided.acquire(blocking=False):
+            store.put(frame, Failure(frame.key, "time-out", f"no label after {timeout:g} s", source, 1))
+            end_worker()
+
+    timer = threading.Timer(timeout, expire)
+    timer.daemon = True
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, timeout + GRACE)
+    timer.start()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        timer.cancel()
+        if not decided.acquire(blocking=False):
+            time.sleep(GRACE)  # the end is near
 
 
 def label(
@@ -134,6 +172,7 @@ def label(
     *,
     workers: int = 0,
     retries: int = 2,
+    timeout: float = 0.0,
     tell: Callable[[str], None] = lambda _line: None,
 ) -> Labelled:
     """Label frames; what the store knows is not computed again.
@@ -150,6 +189,8 @@ def label(
         Processes; 0 means one a core.
     retries : int
         Further attempts after a failed one.
+    timeout : float
+        s. A label that takes longer, all attempts together, is a failure, and its worker is ended; 0 sets no limit.
     tell : callable
         Gets lines of progress.
     """
@@ -172,7 +213,7 @@ def label(
         return failure
 
     if wanted:
-        work = partial(_work, potential=potential, store=store, retries=retries)
+        work = partial(_work, potential=potential, store=store, retries=retries, timeout=timeout)
         began = said = time.monotonic()
         for done, (frame, result) in enumerate(each(work, wanted, workers=workers, crash=crash), 1):
             results[frame.key] = result

@@ -34,8 +34,8 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
         return Outcome(made.summary, ["pool.extxyz", *made.files])
 
     def do_distil(folder: Path) -> Outcome:
-        store = LabelStore(out / "labels")
-        ask = partial(label, potential=reference, store=store, workers=workers, retries=config.label.retries, tell=tell)
+        ask = partial(label, potential=reference, store=LabelStore(out / "labels"), workers=workers, tell=tell)
+        ask = partial(ask, retries=config.label.retries, timeout=config.label.timeout)
         result = distil(Dataset.load(out / "1-sample" / "pool.extxyz"), ask, config, folder=folder, tell=tell)
         return Outcome(result.summary(), result.save(folder))
 

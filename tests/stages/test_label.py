@@ -1,8 +1,12 @@
 """Labels from a reference: the right ones, once, and failures as data."""
 
+import ctypes
 import os
+import subprocess
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from potstill.label import TOO_CLOSE, Revealer, compute, label, refuse
 from potstill.protocols import Potential
 from potstill.store import LabelStore
 
+NEVER = 86401.25  # s, and a number that nothing else says
 SAME_CODE = 1e-12  # eV, eV/Å, eV/Å³; the same code in another process
 
 
@@ -52,6 +57,12 @@ class MoodyCalculator(Calculator):
             raise ConvergenceError("60 steps were not enough")
         if mood == "dies":
             os._exit(11)
+        if mood == "sleeps":
+            time.sleep(600)
+        if mood == "waits for a program":
+            subprocess.run(["sleep", str(NEVER)], check=True)
+        if mood == "holds the interpreter":  # as compiled code may that does not let go of the lock
+            ctypes.PyDLL(None).sleep(600)
         if mood == "nan force":
             forces[0, 1] = np.nan
         if mood == "infinite stress":
@@ -278,6 +289,32 @@ def test_a_misbehaving_reference_fails_on_its_frames_and_labels_all_others(store
     assert (again.computed, again.reused) == (0, 3)
     assert {f.frame: f.reason for f in again.failures} == reasons
     assert len(store) == 9
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc to watch processes")
+def test_a_hanging_reference_is_ended_with_what_it_started(store, nickel):
+    frames = list(nickel(6))
+    moods = ("sleeps", "waits for a program", "holds the interpreter")
+    potential = Moody(tuple((f.key, mood) for f, mood in zip(frames[1:4], moods, strict=True)))
+    result = label(frames, potential, store, workers=2, retries=1, timeout=1.0)
+    reasons = {f.frame: f.reason for f in result.failures}
+    assert [reasons[f.key] for f in frames[1:4]] == ["time-out", "time-out", "crash"]
+    assert result.data.keys == [frames[i].key for i in (0, 4, 5)]
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(NEVER) in p.read_text(errors="ignore")]
+
+
+def test_a_limit_that_is_kept_changes_nothing(store, nickel):
+    frames = list(nickel(3))
+    assert label(frames, Moody(()), store, workers=1, timeout=60.0).data.keys == [f.key for f in frames]
+
+
+def test_a_label_that_another_driver_has_made_meanwhile_is_not_computed(store, nickel):
+    from potstill.label import _work
+
+    (frame,) = nickel(1)
+    potential = Moody(((frame.key, "raises"),))
+    store.put(frame, Labels(-4.5, np.zeros((4, 3)), None, potential.fingerprint))
+    assert _work(frame, potential=potential, store=store, retries=0).energy == -4.5
 
 
 def test_per_atom_energies_are_taken_where_they_sum_to_the_energy(nickel):

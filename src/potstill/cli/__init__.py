@@ -170,6 +170,9 @@ def label(
     out: Out,
     workers: Workers = 0,
     retries: Annotated[int, typer.Option(help="Further attempts after a failed one.", min=0)] = 2,
+    timeout: Annotated[
+        float, typer.Option(help="s. A label that takes longer is a failure; 0: no limit.", min=0)
+    ] = 0.0,
 ) -> None:
     """Step 2a: energy, forces and stress from a reference."""
     from potstill.backends import resolve
@@ -185,6 +188,7 @@ def label(
             LabelStore(out / "labels"),
             workers=workers,
             retries=retries,
+            timeout=timeout,
             tell=tell,
         )
         Dataset(result.data).save(out / "labelled.extxyz")
@@ -401,6 +405,7 @@ def distil(
                 store=LabelStore(out / "labels"),
                 workers=workers,
                 retries=settings.label.retries,
+                timeout=settings.label.timeout,
                 tell=tell,
             )
         )
