@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from potstill.data import Array, Dataset, Failure, Frame, Labels, sum_to, tensor
-from potstill.engine import each, end_worker
+from potstill.engine import cores, each, end_worker
 from potstill.errors import BackendError, ConvergenceError, DataError, PotstillError
 from potstill.protocols import Potential
-from potstill.store import LabelStore
+from potstill.store import LabelStore, Progress
 
 TOO_CLOSE = 0.6  # Å; no reference means anything below, and several crash
 SAY_EVERY = 10.0  # s between lines of progress
@@ -212,17 +212,9 @@ def label(
         store.put(frame, failure)
         return failure
 
-    if wanted:
-        work = partial(_work, potential=potential, store=store, retries=retries, timeout=timeout)
-        began = said = time.monotonic()
-        for done, (frame, result) in enumerate(each(work, wanted, workers=workers, crash=crash), 1):
-            results[frame.key] = result
-            now = time.monotonic()
-            if now - said > SAY_EVERY and done < len(wanted):
-                said = now
-                rate = done / (now - began)
-                left = (len(wanted) - done) / rate
-                tell(f"label: {done}/{len(wanted)}, {3600 * rate:.0f} an hour, {left:.0f} s left")
+    work = partial(_work, potential=potential, store=store, retries=retries, timeout=timeout)
+    for frame, result in _told(each(work, wanted, workers=workers, crash=crash), len(wanted), workers, store, tell):
+        results[frame.key] = result
     for file in store.set_aside:
         tell(f"label: {file.name} was no whole entry of the store; it is set aside, and its label was made again")
     failures = tuple(r for f in Dataset(frames) if isinstance(r := results[f.key], Failure))
@@ -232,6 +224,29 @@ def label(
         + (f", {len(failures)} failed: {_reasons(failures)}" if failures else "")
     )
     return Labelled(good, failures, len(good) - reused, reused)
+
+
+def _told(
+    coming: Iterator[tuple[Frame, Labels | Failure]],
+    wanted: int,
+    workers: int,
+    store: LabelStore,
+    tell: Callable[[str], None],
+) -> Iterator[tuple[Frame, Labels | Failure]]:
+    """Pass on what comes, and say now and then how far it is: to the caller, and in the store for other shells."""
+    began = said = time.monotonic()
+    done = failed = 0
+    for frame, result in coming:
+        yield frame, result
+        done += 1
+        failed += isinstance(result, Failure)
+        now = time.monotonic()
+        if now - said > SAY_EVERY and done < wanted:
+            said = now
+            progress = Progress(wanted, done, failed, min(workers or cores(), wanted - done), now - began)
+            store.note(progress)
+            tell(f"label: {progress}")
+    store.note(None)
 
 
 def _reasons(failures: Sequence[Failure]) -> str:

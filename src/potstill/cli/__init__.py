@@ -639,13 +639,13 @@ def status(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
         else:
             state = "not started"
         typer.echo(f"{stage.name:<9} {state}")
+    store = LabelStore(directory / "labels")
+    if noted := store.noted():
+        typer.echo(f"labels    {noted[0]} ({noted[1]})")
     done = len(list((directory / "1-sample" / "trajectories").glob("*.json")))
     learnt = len(list((directory / "1-sample" / "ensembles").glob("*/*.safetensors")))
     rounds = len(list((directory / "2-distil" / "rounds").glob("*/*/round.json")))
-    typer.echo(
-        f"{learnt} rounds of sampling, {done} trajectories, {len(LabelStore(directory / 'labels'))} labels, "
-        f"{rounds} rounds of distilling"
-    )
+    typer.echo(f"{learnt} rounds of sampling, {done} trajectories, {len(store)} labels, {rounds} rounds of distilling")
     holder = directory_.holder()
     typer.echo(f"running as process {holder}" if holder else "not running")
 
