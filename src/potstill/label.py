@@ -235,10 +235,9 @@ def _told(
 ) -> Iterator[tuple[Frame, Labels | Failure]]:
     """Pass on what comes, and say now and then how far it is: to the caller, and in the store for other shells."""
     began = said = time.monotonic()
-    done = failed = 0
-    for frame, result in coming:
+    failed = 0
+    for done, (frame, result) in enumerate(coming, 1):
         yield frame, result
-        done += 1
         failed += isinstance(result, Failure)
         now = time.monotonic()
         if now - said > SAY_EVERY and done < wanted:
