@@ -114,7 +114,8 @@ class _Measures:
             found = {"coverage": float(np.mean(near)), "entropy": float(-np.mean(np.log(density)))}
             return found | quests_entropy(chosen)
 
-        found: dict[str, float] = self.units.get({"data": self.about, "chosen": digest(chosen.keys)}, compute)
+        what = {"data": self.about, "chosen": digest(chosen.keys), "measures": list(BREADTH)}
+        found: dict[str, float] = self.units.get(what, compute)
         return found
 
 
