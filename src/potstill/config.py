@@ -172,6 +172,11 @@ class LabelConfig(Section):
         description="s. A label that takes longer is kept as a failure, and its worker is ended; 0: no limit.",
         ge=0,
     )
+    store: str = Field(
+        "",
+        description="Where labels are kept: a folder, or postgresql://user@host/name, that runs may share; empty means "
+        "in the run's own directory.",
+    )
 
 
 class ModelConfig(Section):

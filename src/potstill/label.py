@@ -215,8 +215,10 @@ def label(
     work = partial(_work, potential=potential, store=store, retries=retries, timeout=timeout)
     for frame, result in _told(each(work, wanted, workers=workers, crash=crash), len(wanted), workers, store, tell):
         results[frame.key] = result
-    for file in store.set_aside:
-        tell(f"label: {file.name} was no whole entry of the store; it is set aside, and its label was made again")
+    for aside in store.set_aside:
+        tell(
+            f"label: what is now {aside} was no whole entry of the store; it is set aside, and its label was made again"
+        )
     failures = tuple(r for f in Dataset(frames) if isinstance(r := results[f.key], Failure))
     good = Dataset(f.labelled(r) for f in Dataset(frames) if isinstance(r := results[f.key], Labels))
     tell(

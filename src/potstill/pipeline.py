@@ -34,7 +34,13 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
         return Outcome(made.summary, ["pool.extxyz", *made.files])
 
     def do_distil(folder: Path) -> Outcome:
-        ask = partial(label, potential=reference, store=LabelStore(out / "labels"), workers=workers, tell=tell)
+        ask = partial(
+            label,
+            potential=reference,
+            store=LabelStore(config.label.store or out / "labels"),
+            workers=workers,
+            tell=tell,
+        )
         ask = partial(ask, retries=config.label.retries, timeout=config.label.timeout)
         result = distil(Dataset.load(out / "1-sample" / "pool.extxyz"), ask, config, folder=folder, tell=tell)
         return Outcome(result.summary(), result.save(folder))
@@ -60,7 +66,7 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
         return Outcome(report(out), ["../report.html", "../summary.json"])
 
     crystal = {"ground_state": crystals.ground_state(element), "fingerprint": sampler.fingerprint}
-    learn = {k: dump[k] for k in ("seed", "label", "model", "train", "distil")}
+    learn = {k: dump[k] for k in ("seed", "model", "train", "distil")}  # [label] says how labels come, not which
     if config.distil.beside:
         learn["tests"] = dump["validate"]["polymorphs"]  # kept out of the data
     return [

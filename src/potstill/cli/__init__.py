@@ -402,7 +402,7 @@ def distil(
             else partial(
                 label_all,
                 potential=potential,
-                store=LabelStore(out / "labels"),
+                store=LabelStore(settings.label.store or out / "labels"),
                 workers=workers,
                 retries=settings.label.retries,
                 timeout=settings.label.timeout,
@@ -627,6 +627,7 @@ def _stages_of(directory: Path, config: Path | None, overrides: list[str] | None
 @app.command()
 def status(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
     """Show what a run has done so far; works from another terminal while it runs."""
+    from potstill.config import load_config
     from potstill.store import LabelStore, RunDir
 
     directory_ = RunDir(directory)
@@ -639,7 +640,7 @@ def status(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
         else:
             state = "not started"
         typer.echo(f"{stage.name:<9} {state}")
-    store = LabelStore(directory / "labels")
+    store = LabelStore(load_config(directory / "config.toml", []).label.store or directory / "labels")
     if noted := store.noted():
         typer.echo(f"labels    {noted[0]} ({noted[1]})")
     done = len(list((directory / "1-sample" / "trajectories").glob("*.json")))

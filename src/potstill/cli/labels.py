@@ -18,7 +18,7 @@ SHOWN = 20  # failures that are printed; --export and the files themselves have 
 
 
 def labels(
-    store: Annotated[Path, typer.Argument(help="A run directory, or a folder of labels.")],
+    store: Annotated[str, typer.Argument(help="A run directory, a folder of labels, or postgresql://user@host/name.")],
     source: Annotated[str, typer.Option(help="Only references whose fingerprint contains this.")] = "",
     element: Annotated[str, typer.Option(help="Only structures with this element.")] = "",
     atoms: Annotated[str, typer.Option(help="Only structures of so many atoms: N, or LEAST:MOST.")] = "",
@@ -36,10 +36,11 @@ def labels(
     from potstill.data import Dataset, Failure
     from potstill.store import LabelStore
 
-    where = LabelStore(store / "labels" if (store / "labels").is_dir() else store)
+    inside = Path(store) / "labels"
+    where = LabelStore(inside if inside.is_dir() else store)
     if take is not None:
         _import(take, where)
-    elif not where.path.is_dir():
+    elif "://" not in store and not Path(store).is_dir():
         raise StoreError(f"Expected a run directory or a folder of labels, but {store} is neither.")
     sizes = _sizes(atoms)
     found = [
@@ -52,8 +53,8 @@ def labels(
     ]
     for line in _told(found):
         typer.echo(line)
-    for file in where.set_aside:
-        typer.echo(f"a broken entry was set aside: {file}", err=True)
+    for aside in where.set_aside:
+        typer.echo(f"a broken entry was set aside: {aside}", err=True)
     if export is not None:
         good = Dataset(e.frame for e in found if e.frame.labels is not None)
         good.save(export)

@@ -9,7 +9,7 @@ from typing import Any
 from potstill.data import Dataset, write_atomic
 from potstill.errors import StoreError
 from potstill.report import figures
-from potstill.store import LabelStore, RunDir, read_json, write_json
+from potstill.store import RunDir, read_json, write_json
 
 STAGES = {"sample": "1-sample", "distil": "2-distil", "validate": "3-validate"}
 
@@ -35,7 +35,6 @@ def gather(out: Path) -> dict[str, Any]:
     validation["pool_only"] = records["validate"]["summary"].get("pool_only")
     curve = read_json(out / "2-distil" / "learning_curve.json")
     sampled, distilled = records["sample"]["summary"], records["distil"]["summary"]
-    labels = len(LabelStore(out / "labels"))
     config = (out / "config.toml").read_text(encoding="utf-8")
     summary: dict[str, Any] = {
         "element": validation["element"],
@@ -46,7 +45,7 @@ def gather(out: Path) -> dict[str, Any]:
             "curve": curve["rounds"],
             "settings": records["distil"]["settings"]["distil"],
         },
-        "labels_total": labels,
+        "labels_total": sum(distilled[k] for k in ("n_labels", "n_holdout", "n_failures")),
         "labels_share_of_pool": (distilled["n_labels"] - distilled["n_beside"]) / sampled["n_frames"],
         "validate": validation,
         "failures": read_json(out / "2-distil" / "failures.json"),

@@ -1,9 +1,9 @@
-"""Labels by content, one file each, never lost.
+"""Labels by content, never lost.
 
 A label is a pure function of the structure and the potential's fingerprint, and its key is a hash of both. An entry is
-one JSON file that was renamed into place after its content reached the disk: it is there whole or not at all. Floats
-are written with all their digits, so a label comes back bit for bit. Several drivers, on several machines, may share a
-store on any file system; where two write the same label they write the same content.
+one text of JSON that is there whole or not at all, wherever it is kept (``shelves.py``). Floats are written with all
+their digits, so a label comes back bit for bit. Several drivers, on several machines, may share a store; where two
+write the same label they write the same content.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from potstill.data import Failure, Frame, Labels, Origin, write_atomic
+from potstill.data import Failure, Frame, Labels, Origin
 from potstill.errors import DataError, StoreError
-from potstill.store.stages import FORMAT, read_json, write_json
-
-PROGRESS = "progress.json"
-BROKEN = ".broken"  # ending of an entry that was found half-written
+from potstill.store.shelves import shelf
+from potstill.store.stages import FORMAT
 
 
 @dataclass(frozen=True)
@@ -78,24 +75,20 @@ def label_key(frame: Frame, source: str) -> str:
 
 
 class LabelStore:
-    """A folder of labels.
+    """Labels by content, in a folder or in a PostgreSQL database.
 
     An entry that is no JSON any more (a power cut on a file system that reorders writes, a disk that failed) is set
     aside under another name and counts as never made; :attr:`set_aside` lists what was.
 
     Parameters
     ----------
-    path : path
-        The folder; made with the first label.
+    where : path or str
+        A folder, made with the first label, or ``postgresql://user@host/name``.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.set_aside: list[Path] = []
-
-    def _file(self, frame: Frame, source: str) -> Path:
-        key = label_key(frame, source)
-        return self.path / key[:2] / f"{key}.json"
+    def __init__(self, where: str | os.PathLike[str]) -> None:
+        self.shelf = shelf(where)
+        self.set_aside: list[str] = []
 
     def get(self, frame: Frame, source: str) -> Labels | Failure | None:
         """Return what is known: labels, a failure, or None where nothing was tried.
@@ -105,19 +98,17 @@ class LabelStore:
         StoreError
             If the entry was written by another version.
         """
-        entry = self._read(self._file(frame, source))
+        entry = self._read(label_key(frame, source))
         return None if entry is None else _result(entry, frame.key)
 
     def put(self, frame: Frame, result: Labels | Failure) -> None:
         """Commit a result; when this returns, it survives a crash."""
-        write_atomic(
-            self._file(frame, result.source),
-            json.dumps(_entry(frame, result), separators=(",", ":"), allow_nan=False).encode(),
-        )
+        text = json.dumps(_entry(frame, result), separators=(",", ":"), allow_nan=False)
+        self.shelf.write(label_key(frame, result.source), text.encode())
 
     def forget(self, entry: Entry) -> None:
         """Delete an entry, so that its label is made again when it is asked for."""
-        self._file(entry.frame, entry.result.source).unlink(missing_ok=True)
+        self.shelf.delete(label_key(entry.frame, entry.result.source))
 
     def entries(self) -> Iterator[Entry]:
         """Read all entries, in the order of their keys.
@@ -127,62 +118,53 @@ class LabelStore:
         StoreError
             If an entry was written by another version, or is not of the structure that its name says.
         """
-        for file in sorted(self.path.glob("??/*.json")):
-            entry = self._read(file)
+        for key in self.shelf:
+            entry = self._read(key)
             if entry is None:
                 continue
-            frame = _frame(entry, file)
+            where = self.shelf.where(key)
+            frame = _frame(entry, where)
             result = _result(entry, frame.key)
-            if label_key(frame, result.source) != file.stem:
-                raise StoreError(f"{file} is not the label of the structure that its name stands for. Delete it.")
+            if label_key(frame, result.source) != key:
+                raise StoreError(f"{where} is not the label of the structure that its name stands for. Delete it.")
             yield Entry(frame.labelled(result) if isinstance(result, Labels) else frame, result)
 
     def note(self, progress: Progress | None) -> None:
         """Leave word of how far a call for labels is, for others to read; None where it has ended."""
-        file = self.path / PROGRESS
         if progress is None:
-            file.unlink(missing_ok=True)
+            self.shelf.leave_word(None)
             return
         about = {"process": os.getpid(), "host": platform.node(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        write_json(file, {**about, **asdict(progress)})
+        self.shelf.leave_word(json.dumps({**about, **asdict(progress)}).encode())
 
     def noted(self) -> tuple[Progress, str] | None:
         """Return the last word of a call that has not ended, and who left it when; None where there is none."""
-        file = self.path / PROGRESS
-        if not file.is_file():
-            return None
-        note = read_json(file)
         try:
+            note = json.loads(self.shelf.word() or b"null")
             progress = Progress(*(note[f.name] for f in fields(Progress)))
             return progress, f"process {note['process']} on {note['host']}, {note['at']}"
-        except (KeyError, TypeError):
-            return None  # of another version
+        except (KeyError, TypeError, ValueError):
+            return None  # there is none, or it is of another version
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.path.glob("??/*.json"))
+        return len(self.shelf)
 
-    def _read(self, file: Path) -> dict[str, Any] | None:
-        try:
-            entry = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+    def _read(self, key: str) -> dict[str, Any] | None:
+        text = self.shelf.read(key)
+        if text is None:
             return None
+        try:
+            entry = json.loads(text)
         except (ValueError, RecursionError):  # not JSON, or not text
-            self._put_aside(file)
+            aside = self.shelf.put_aside(key)
+            self.set_aside.extend([aside] if aside else [])
             return None
         if not isinstance(entry, dict) or entry.get("format") != FORMAT or not {"failure", "energy"} & set(entry):
             raise StoreError(
-                f"{file} should be a label of format {FORMAT}, but is not. Delete it, and the label is made again; or "
-                "use the version of potstill that wrote it."
+                f"{self.shelf.where(key)} should be a label of format {FORMAT}, but is not. Delete it, and the label "
+                "is made again; or use the version of potstill that wrote it."
             )
         return entry
-
-    def _put_aside(self, file: Path) -> None:
-        aside = file.with_name(file.name + BROKEN)
-        try:
-            file.replace(aside)
-        except FileNotFoundError:  # another driver was faster
-            return
-        self.set_aside.append(aside)
 
 
 def _entry(frame: Frame, result: Labels | Failure) -> dict[str, Any]:
@@ -220,11 +202,11 @@ def _result(entry: dict[str, Any], frame: str) -> Labels | Failure:
     )
 
 
-def _frame(entry: dict[str, Any], file: Path) -> Frame:
+def _frame(entry: dict[str, Any], where: str) -> Frame:
     from ase import Atoms
 
     try:
         atoms = Atoms(entry["numbers"], positions=entry["positions"], cell=entry["cell"], pbc=entry["pbc"])
         return Frame.of(atoms, Origin("store", "store"))
     except (KeyError, ValueError, TypeError, DataError) as error:
-        raise StoreError(f"{file} holds no structure ({error}). Delete it, and the label is made again.") from None
+        raise StoreError(f"{where} holds no structure ({error}). Delete it, and the label is made again.") from None
