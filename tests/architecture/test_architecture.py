@@ -39,7 +39,7 @@ def test_inference_does_not_load_torch():
         ("mace", ["backends"]),
         ("e3nn", ["backends"]),
         ("matplotlib", ["report"]),
-        ("typer", ["cli.py"]),
+        ("typer", ["cli"]),
     ],
 )
 def test_each_heavy_package_stays_in_its_room(package, homes):

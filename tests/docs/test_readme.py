@@ -6,16 +6,18 @@ import shlex
 import pytest
 
 
-def blocks(repo, language):
-    return re.findall(rf"```{language}\n(.*?)```", (repo / "README.md").read_text(), re.DOTALL)
+def blocks(repo, language, pages=("README.md",)):
+    text = "\n".join((repo / page).read_text() for page in pages)
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands(repo):
-    lines = "\n".join(blocks(repo, "sh")).splitlines()
+    pages = ["README.md", *(f"docs/{page.name}" for page in (repo / "docs").glob("*.md"))]
+    lines = "\n".join(blocks(repo, "sh", pages)).splitlines()
     return [line.partition(" >")[0] for line in lines if line.startswith("potstill ")]
 
 
-def test_every_command_of_the_readme_parses(repo):
+def test_every_command_of_the_readme_and_the_docs_parses(repo):
     import typer
 
     from potstill.cli import app
@@ -24,7 +26,7 @@ def test_every_command_of_the_readme_parses(repo):
     found = commands(repo)
     assert len(found) >= 8
     for line in found:
-        words = shlex.split(line)[1:]
+        words = shlex.split(line, comments=True)[1:]
         command, context = group, None
         while hasattr(command, "commands"):
             name = words.pop(0)

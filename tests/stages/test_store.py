@@ -153,7 +153,11 @@ def test_a_write_that_fails_leaves_no_entry_and_no_litter(tmp_path, nickel_frame
     assert store.get(nickel_frame, "eam:1") is None
 
 
-@pytest.mark.parametrize("rest", [b"", b'{"format": 1, "ener', b"\x00" * 40, b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "rest",
+    [b"", b'{"format": 1, "ener', b"\x00" * 40, b"\xff\xfe", b"[" * 100_000],
+    ids=["empty", "half", "zeros", "no text", "deep"],
+)
 def test_a_broken_entry_is_set_aside_and_made_again(tmp_path, nickel_frame, rest):
     store = LabelStore(tmp_path)
     made = Labels(-1.0, np.zeros((4, 3)), None, "eam:1")
@@ -161,7 +165,7 @@ def test_a_broken_entry_is_set_aside_and_made_again(tmp_path, nickel_frame, rest
     (file,) = files_below(tmp_path)
     file.write_bytes(rest)
     assert store.get(nickel_frame, "eam:1") is None
-    assert [aside.read_bytes() for aside in store.set_aside] == [rest]
+    assert [Path(aside).read_bytes() for aside in store.set_aside] == [rest]
     assert len(store) == 0
     store.put(nickel_frame, made)
     assert store.get(nickel_frame, "eam:1").energy == -1.0
