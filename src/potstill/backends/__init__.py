@@ -3,6 +3,8 @@
 ``lammps:FILE``
     A potential file from LAMMPS's own folder, or a path. The pair style follows from the name's ending;
     ``lammps:STYLE:FILE`` names it.
+``ase:NAME``
+    Any calculator that ASE knows by name, with keywords as JSON behind it: ``ase:lj {"sigma": 2.2}``.
 ``DIR``
     A committee that ``potstill train`` wrote, of either kind.
 """
@@ -79,6 +81,10 @@ def resolve(recipe: str, elements: Sequence[str] = ()) -> Potential:
         from potstill.backends.lammps import LammpsPotential
 
         potential = LammpsPotential.find(what, tuple(elements))
+    elif colon and code == "ase":
+        from potstill.backends.ase_named import AsePotential
+
+        potential = AsePotential.parse(what)
     elif (Path(recipe) / "model.json").is_file():
         potential = load_model(recipe)
     elif Path(recipe).suffix in SERIALISED and Path(recipe).is_file():
@@ -89,8 +95,8 @@ def resolve(recipe: str, elements: Sequence[str] = ()) -> Potential:
         )
     else:
         raise BackendError(
-            f"Expected a potential such as 'lammps:NiAlH_jea.eam.alloy', or a folder that holds a trained model, but "
-            f"found {recipe!r}."
+            f"Expected a potential such as 'lammps:NiAlH_jea.eam.alloy' or 'ase:emt', or a folder that holds a trained "
+            f"model, but found {recipe!r}."
         )
     missing = sorted(set(elements) - set(potential.elements))
     if missing:
