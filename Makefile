@@ -33,16 +33,18 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(STAMP)
 
-# Chromium opens the report in tests, and PostgreSQL keeps labels. Without root and without them, those tests are skipped
-# with a reason.
+# Chromium opens the report in tests, PostgreSQL keeps labels, and Quantum ESPRESSO makes some. Without root and without
+# them, those tests are skipped with a reason.
 system:
 	@missing=""; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 		missing="chromium"; \
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$$missing postgresql"; \
+	command -v pw.x >/dev/null || missing="$$missing quantum-espresso"; \
+	test -f /usr/share/cp2k/POTENTIAL_UZH || missing="$$missing cp2k-data"; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	else echo "absent, so the tests that need it will be skipped: $$missing"; fi
 
 clean:

@@ -179,6 +179,38 @@ class LabelConfig(Section):
     )
 
 
+class EspressoConfig(Section):
+    """Labels by density-functional theory with Quantum ESPRESSO: label.reference = "espresso"."""
+
+    cutoff: float = Field(
+        40.0, description="Ry. Of the wave functions; 20 do for aluminium's GTH-PBE-q3.", gt=0, le=500
+    )
+    density_cutoff: float = Field(
+        0.0, description="Ry. Of the density; 0: four times cutoff, right for norm-conserving pseudopotentials.", ge=0
+    )
+    k_spacing: float = Field(
+        0.5,
+        description="1/Å, with the factor of 2π. Points of the shifted Monkhorst-Pack grid are this far apart at most: "
+        "2 × 2 × 2 for 32 atoms. The Γ point alone is useless for a metal.",
+        gt=0,
+        le=5,
+    )
+    smearing: Literal["mv", "mp", "fd", "gauss"] = Field("mv", description="Kind of smearing: cold (mv) by default.")
+    width: float = Field(0.02, description="Ry. Width of the smearing.", gt=0, le=0.5)
+    spin: float = Field(
+        0.0,
+        description="Magnetisation that every atom starts with, from -1 to 1; 0: no spin polarisation.",
+        ge=-1,
+        le=1,
+    )
+    convergence: float = Field(1e-7, description="Ry an atom. The density is self-consistent below this.", gt=0)
+    pseudopotentials: dict[str, Annotated[str, Field(pattern=r"^[\w][\w.+-]*$")]] = Field(
+        {},
+        description="File, or name in CP2K's table, for each element; where there is none, CP2K's GTH-PBE with the "
+        "fewest electrons.",
+    )
+
+
 class ModelConfig(Section):
     """The descriptor and the network on top of it."""
 
@@ -316,6 +348,7 @@ class Config(Section):
     seed: int = Field(1, description="Decides everything that is drawn at random.", ge=0, lt=2**31)
     sample: SampleConfig = SampleConfig()
     label: LabelConfig = LabelConfig()
+    espresso: EspressoConfig = EspressoConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     distil: DistilConfig = DistilConfig()

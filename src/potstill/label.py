@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from potstill.data import Array, Dataset, Failure, Frame, Labels, sum_to, tensor
 from potstill.engine import cores, each, end_worker
 from potstill.errors import BackendError, ConvergenceError, DataError, PotstillError
-from potstill.protocols import Potential
+from potstill.protocols import Cautious, Potential
 from potstill.store import LabelStore, Progress
 
 TOO_CLOSE = 0.6  # Å; no reference means anything below, and several crash
@@ -72,16 +73,17 @@ def refuse(frame: Frame, potential: Potential) -> Failure | None:
 def compute(frame: Frame, potential: Potential, retries: int = 0) -> Labels | Failure:
     """Label one frame here and now.
 
-    A reference that raises or returns NaN is asked again up to ``retries`` times, with a fresh calculator each time.
-    Per-atom energies are taken where its calculator has them and they sum to the energy.
+    A reference that raises or returns NaN is asked again up to ``retries`` times, with a fresh calculator each time;
+    one that has a ladder of safer settings (:class:`~potstill.protocols.Cautious`) is asked once on each rung. Per-atom
+    energies are taken where its calculator has them and they sum to the energy.
     """
     source = potential.fingerprint
     failure: Failure | None = None
-    for attempt in range(1, retries + 2):
+    for attempt, asked in _attempts(potential, retries):
         atoms = frame.atoms.copy()
         calculator: Any = None
         try:
-            atoms.calc = calculator = potential.calculator()
+            atoms.calc = calculator = asked.calculator()
             energy = float(atoms.get_potential_energy())
             forces = np.asarray(atoms.get_forces(), dtype=np.float64)
             stress = tensor(atoms.get_stress()) if frame.volume is not None else None
@@ -105,6 +107,17 @@ def compute(frame: Frame, potential: Potential, retries: int = 0) -> Labels | Fa
     if failure is None:
         raise BackendError("A label was asked for with a negative number of retries.")
     return failure
+
+
+def _attempts(potential: Potential, retries: int) -> Iterator[tuple[int, Potential]]:
+    if not isinstance(potential, Cautious):
+        yield from ((attempt, potential) for attempt in range(1, retries + 2))
+        return
+    for attempt in count(1):
+        asked = potential.safer(attempt)
+        if asked is None:
+            return
+        yield attempt, asked
 
 
 def _energies(atoms: Any, energy: float) -> Array | None:

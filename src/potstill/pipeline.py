@@ -23,7 +23,7 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
     """Describe a run as its stages; nothing is computed yet, but potentials must exist."""
     element, workers, dump = config.sample.element, config.engine.workers, config.dump()
     sampler = resolve(config.sample.potential, [element])
-    reference = resolve(config.reference, [element])
+    reference = resolve(config.reference, [element], config)
     distilled = out / "2-distil"
     for name in config.validate_.polymorphs:
         crystals.prototype(name, element, 1.0)  # a wrong name is told before any work

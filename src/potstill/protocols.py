@@ -39,6 +39,15 @@ class Potential(Protocol):
         ...
 
 
+@runtime_checkable
+class Cautious(Potential, Protocol):
+    """A potential whose equations may be hard to solve, and that knows safer ways to the same answer."""
+
+    def safer(self, attempt: int) -> Potential | None:
+        """Return what to ask at this attempt, from 1, itself with other means; None once it knows no more."""
+        ...
+
+
 @dataclass(frozen=True)
 class State:
     """A state that isothermal–isobaric dynamics is asked to visit: ``temperature`` in K, ``pressure`` in GPa."""

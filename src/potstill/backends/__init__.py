@@ -5,6 +5,8 @@
     ``lammps:STYLE:FILE`` names it.
 ``ase:NAME``
     Any calculator that ASE knows by name, with keywords as JSON behind it: ``ase:lj {"sigma": 2.2}``.
+``espresso``
+    Quantum ESPRESSO's pw.x with the settings of the section ``[espresso]``.
 ``DIR``
     A committee that ``potstill train`` wrote, of either kind.
 """
@@ -15,12 +17,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from potstill.config import Config
 from potstill.errors import BackendError, DataError
 from potstill.freshness import forget_stale
 from potstill.protocols import Committee, Potential
 
 forget_stale(Path(__file__).parent, Path(__file__).parents[1] / "memory.py")  # nothing compiled has been called yet
 
+WANTS_ELEMENTS = ("espresso",)  # recipes that must know the elements before anything else
 MAX_HEADER_BYTES = 2**20
 SERIALISED = (".model", ".pt", ".pth")  # endings of torch's files of Python objects
 
@@ -58,7 +62,7 @@ def load_model(folder: str | Path) -> Committee:
     )
 
 
-def resolve(recipe: str, elements: Sequence[str] = ()) -> Potential:
+def resolve(recipe: str, elements: Sequence[str] = (), settings: Config | None = None) -> Potential:
     """Turn a recipe into a potential.
 
     Parameters
@@ -67,6 +71,8 @@ def resolve(recipe: str, elements: Sequence[str] = ()) -> Potential:
         See the module's text.
     elements : sequence of str
         Elements that it must know; checked here, before any work starts.
+    settings : Config | None
+        Whose sections a density-functional code takes its settings from; the defaults otherwise.
 
     Raises
     ------
@@ -81,6 +87,10 @@ def resolve(recipe: str, elements: Sequence[str] = ()) -> Potential:
         from potstill.backends.lammps import LammpsPotential
 
         potential = LammpsPotential.find(what, tuple(elements))
+    elif recipe == "espresso":
+        from potstill.backends.espresso import EspressoPotential
+
+        potential = EspressoPotential.find(tuple(elements), (settings or Config()).espresso)
     elif colon and code == "ase":
         from potstill.backends.ase_named import AsePotential
 

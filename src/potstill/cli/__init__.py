@@ -16,6 +16,7 @@ from potstill.errors import ConfigError, DataError, PotstillError, StoreError
 if TYPE_CHECKING:
     from potstill.config import Config
     from potstill.data import Dataset
+    from potstill.protocols import Potential
     from potstill.store import Stage
 
 app = typer.Typer(
@@ -163,6 +164,16 @@ def _settings(config: Path | None, overrides: list[str], seed: int) -> Config:
     return parse_config(raw, "the command line")
 
 
+def _labeller(recipe: str, pool: Path | Dataset, settings: Config) -> Potential:
+    """Return the potential that labels; a density-functional code must know the pool's elements beforehand."""
+    from potstill.backends import WANTS_ELEMENTS, resolve
+
+    if recipe not in WANTS_ELEMENTS:
+        return resolve(recipe, (), settings)
+    data = _read(pool) if isinstance(pool, Path) else pool
+    return resolve(recipe, data.elements, settings)
+
+
 @app.command()
 def label(
     file: Annotated[Path, typer.Argument(help="Structures to label.")],
@@ -173,9 +184,9 @@ def label(
     timeout: Annotated[
         float, typer.Option(help="s. A label that takes longer is a failure; 0: no limit.", min=0)
     ] = 0.0,
+    overrides: Overrides = None,
 ) -> None:
     """Step 2a: energy, forces and stress from a reference."""
-    from potstill.backends import resolve
     from potstill.data import Dataset
     from potstill.label import label as label_all
     from potstill.store import LabelStore, RunDir, write_json
@@ -184,7 +195,7 @@ def label(
     with RunDir(out).locked():
         result = label_all(
             list(data),
-            resolve(reference),
+            _labeller(reference, data, _settings(None, overrides or [], 1)),
             LabelStore(out / "labels"),
             workers=workers,
             retries=retries,
@@ -375,7 +386,6 @@ def distil(
     """Step 2: from a pool to the few frames that teach a potential, and the potential trained on them."""
     from functools import partial
 
-    from potstill.backends import resolve
     from potstill.data import structure_files
     from potstill.distil import distil as distil_all
     from potstill.label import Revealer
@@ -391,7 +401,7 @@ def distil(
         given.append(f"distil.initial={min(25, budget)}")
     settings = _settings(None, [*given, *(overrides or [])], seed)
     files = structure_files(pool)
-    potential = resolve(reference) if reference else None
+    potential = _labeller(reference, pool, settings) if reference else None
     dump = settings.dump()
 
     def act(folder: Path) -> Outcome:
@@ -459,7 +469,6 @@ def compare(
     overrides: Overrides = None,
 ) -> None:
     """Which selector is best on a pool: learning curves of each, with error bars over seeds."""
-    from potstill.backends import resolve
     from potstill.compare import Contest, draw, table_text
     from potstill.compare import compare as run_all
     from potstill.data import Dataset, write_atomic
@@ -482,7 +491,7 @@ def compare(
     settings = settings.model_copy(
         update={"distil": settings.distil.model_copy(update={"round_steps": settings.train.steps})}
     )
-    potential = resolve(reference) if reference else None
+    potential = _labeller(reference, pool, settings) if reference else None
     with RunDir(out).locked():
         data = _read(pool, seed) if potential is not None else _labelled(pool, seed)
         if test is None:
@@ -524,9 +533,10 @@ def validate(
     from potstill.data import Dataset
     from potstill.store import RunDir
 
-    v = _settings(None, overrides or [], 1).validate_
+    settings = _settings(None, overrides or [], 1)
+    v = settings.validate_
     check = Polymorphs(element, v.polymorphs, crystals.atomic_volume(element), v.force_tolerance, v.relax_steps)
-    judged, judge_by = resolve(model, [element]), resolve(reference, [element])
+    judged, judge_by = (resolve(recipe, [element], settings) for recipe in (model, reference))
     held = _labelled(holdout) if holdout else Dataset()
     with RunDir(out).locked():
         outside = Outside(element, ()) if v.defects else None
