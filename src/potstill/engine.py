@@ -134,19 +134,15 @@ class _Places(Generic[Item, Result]):
                 return
             for future in wait(self.flying, return_when=FIRST_COMPLETED)[0]:
                 place, item, attempt = self.flying.pop(future)
-                try:
-                    result = future.result()
-                except BrokenProcessPool:
+                died = isinstance(future.exception(), BrokenProcessPool)
+                if died:
                     place.shutdown(wait=False)
                     place = _processes(1)
-                    if attempt == 1:
-                        self._send(place, item, 2)
-                        continue
-                    result = _given_up(item, crash)
-                finally:
-                    if not any(place is p for p, _, _ in self.flying.values()):
-                        self.idle.append(place)
-                yield item, result
+                if died and attempt == 1:
+                    self._send(place, item, 2)
+                    continue
+                self.idle.append(place)
+                yield item, _given_up(item, crash) if died else future.result()
 
     def _send(self, place: ProcessPoolExecutor, item: Item, attempt: int) -> None:
         try:

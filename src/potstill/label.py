@@ -18,7 +18,7 @@ from potstill.data import Array, Dataset, Failure, Frame, Labels, sum_to, tensor
 from potstill.engine import cores, each, end_worker
 from potstill.errors import BackendError, ConvergenceError, DataError, PotstillError
 from potstill.protocols import Cautious, Potential
-from potstill.store import LabelStore, Progress
+from potstill.store import LabelStore
 
 TOO_CLOSE = 0.6  # Å; no reference means anything below, and several crash
 SAY_EVERY = 10.0  # s between lines of progress
@@ -187,6 +187,7 @@ def label(
     retries: int = 2,
     timeout: float = 0.0,
     tell: Callable[[str], None] = lambda _line: None,
+    note: Callable[[str | None], None] = lambda _word: None,
 ) -> Labelled:
     """Label frames; what the store knows is not computed again.
 
@@ -206,6 +207,8 @@ def label(
         s. A label that takes longer, all attempts together, is a failure, and its worker is ended; 0 sets no limit.
     tell : callable
         Gets lines of progress.
+    note : callable
+        Gets the same for another shell to read, and None in the end; see :meth:`potstill.store.RunDir.note`.
     """
     results: dict[str, Labels | Failure] = {}
     wanted: list[Frame] = []
@@ -226,12 +229,12 @@ def label(
         return failure
 
     work = partial(_work, potential=potential, store=store, retries=retries, timeout=timeout)
-    for frame, result in _told(each(work, wanted, workers=workers, crash=crash), len(wanted), workers, store, tell):
+    coming = each(work, wanted, workers=workers, crash=crash)
+    for frame, result in _told(coming, len(wanted), workers or cores(), tell, note):
         results[frame.key] = result
-    for aside in store.set_aside:
-        tell(
-            f"label: what is now {aside} was no whole entry of the store; it is set aside, and its label was made again"
-        )
+    while store.set_aside:
+        aside = store.set_aside.pop()
+        tell(f"label: {aside} was no whole entry of the store any more; it is set aside, and its label was made again")
     failures = tuple(r for f in Dataset(frames) if isinstance(r := results[f.key], Failure))
     good = Dataset(f.labelled(r) for f in Dataset(frames) if isinstance(r := results[f.key], Labels))
     tell(
@@ -245,10 +248,10 @@ def _told(
     coming: Iterator[tuple[Frame, Labels | Failure]],
     wanted: int,
     workers: int,
-    store: LabelStore,
     tell: Callable[[str], None],
+    note: Callable[[str | None], None],
 ) -> Iterator[tuple[Frame, Labels | Failure]]:
-    """Pass on what comes, and say now and then how far it is: to the caller, and in the store for other shells."""
+    """Pass on what comes, and say now and then how far it is."""
     began = said = time.monotonic()
     failed = 0
     for done, (frame, result) in enumerate(coming, 1):
@@ -257,10 +260,18 @@ def _told(
         now = time.monotonic()
         if now - said > SAY_EVERY and done < wanted:
             said = now
-            progress = Progress(wanted, done, failed, min(workers or cores(), wanted - done), now - began)
-            store.note(progress)
+            progress = _progress(done, wanted, failed, workers, now - began)
             tell(f"label: {progress}")
-    store.note(None)
+            note(progress)
+    note(None)
+
+
+def _progress(done: int, wanted: int, failed: int, workers: int, seconds: float) -> str:
+    """Say how many labels are done, failed and running, how many an hour, and the time left."""
+    left = (wanted - done) * seconds / done
+    clock = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min" if left < 7200 else f"{left / 3600:.1f} h"
+    running = min(workers, wanted - done)
+    return f"{done}/{wanted}, {failed} failed, {running} running, {3600 * done / seconds:.0f} an hour, {clock} left"
 
 
 def _reasons(failures: Sequence[Failure]) -> str:

@@ -24,6 +24,7 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
     element, workers, dump = config.sample.element, config.engine.workers, config.dump()
     sampler = resolve(config.sample.potential, [element])
     reference = resolve(config.reference, [element], config)
+    store = LabelStore(config.label.store or out / "labels")
     distilled = out / "2-distil"
     for name in config.validate_.polymorphs:
         crystals.prototype(name, element, 1.0)  # a wrong name is told before any work
@@ -34,13 +35,7 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
         return Outcome(made.summary, ["pool.extxyz", *made.files])
 
     def do_distil(folder: Path) -> Outcome:
-        ask = partial(
-            label,
-            potential=reference,
-            store=LabelStore(config.label.store or out / "labels"),
-            workers=workers,
-            tell=tell,
-        )
+        ask = partial(label, potential=reference, store=store, workers=workers, tell=tell, note=RunDir(out).note)
         ask = partial(ask, retries=config.label.retries, timeout=config.label.timeout)
         result = distil(Dataset.load(out / "1-sample" / "pool.extxyz"), ask, config, folder=folder, tell=tell)
         return Outcome(result.summary(), result.save(folder))

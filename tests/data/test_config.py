@@ -324,3 +324,11 @@ def test_every_error_class_has_an_exit_code_of_its_own():
     assert not COMMAND_LINE_CODES & set(codes)
     assert all(0 < code < 126 for code in codes)  # 126 and above belong to the shell
     assert all("exit_code" in vars(c) for c in classes)
+
+
+def test_tables_inside_a_section_come_back_and_can_be_overridden():
+    raw = {}
+    apply_overrides(raw, ['espresso.pseudopotentials={Ni = "Ni.pbe-nd-rrkjus.UPF"}'])
+    config = parse_config(raw)
+    assert config.espresso.pseudopotentials == {"Ni": "Ni.pbe-nd-rrkjus.UPF"}
+    assert parse_config(tomllib.loads(to_toml(config))) == config

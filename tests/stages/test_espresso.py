@@ -125,6 +125,15 @@ def test_what_decides_a_label_is_in_the_fingerprint_and_what_runs_is_not(alumini
     assert replace(aluminium, command="mpirun -n 8 pw.x").fingerprint == aluminium.fingerprint
 
 
+def test_spin_begins_on_every_species(program, tmp_path):
+    potential = resolve("espresso", ["Al", "Ni"], settings(spin=0.4))
+    atoms = Atoms("NiAl", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[2.9, 2.9, 2.9], pbc=True)
+    espresso._write(tmp_path / "pw.in", atoms, potential)
+    text = (tmp_path / "pw.in").read_text()
+    assert all(f"starting_magnetization({k}) = 0.4" in text for k in (1, 2))
+    assert {p.name for p in tmp_path.glob("*.gth")} == {"Al.GTH-PBE-q3.gth", "Ni.GTH-PBE-q10.gth"}
+
+
 # --- what goes wrong ---
 
 

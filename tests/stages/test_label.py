@@ -303,6 +303,16 @@ def test_a_hanging_reference_is_ended_with_what_it_started(store, nickel):
     assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(NEVER) in p.read_text(errors="ignore")]
 
 
+def test_word_is_left_while_labels_are_made_and_taken_back_in_the_end(store, nickel, monkeypatch):
+    monkeypatch.setattr("potstill.label.SAY_EVERY", -1.0)
+    frames, words = list(nickel(3)), []
+    label(frames, Moody(((frames[0].key, "raises"),)), store, workers=1, retries=0, note=words.append)
+    assert len(words) == 3
+    assert words[0].startswith("1/3, 1 failed, 1 running, ")
+    assert words[1].startswith("2/3, 1 failed, 1 running, ")
+    assert words[2] is None
+
+
 def test_a_limit_that_is_kept_changes_nothing(store, nickel):
     frames = list(nickel(3))
     assert label(frames, Moody(()), store, workers=1, timeout=60.0).data.keys == [f.key for f in frames]

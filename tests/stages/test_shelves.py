@@ -17,7 +17,7 @@ from potstill.backends import resolve
 from potstill.data import Failure, Labels
 from potstill.errors import ConfigError, StoreError
 from potstill.label import label
-from potstill.store import LabelStore, Progress, shelves
+from potstill.store import LabelStore, shelves
 
 EAM = "lammps:NiAlH_jea.eam.alloy"
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -92,10 +92,6 @@ def test_a_database_does_all_that_a_folder_does(database, nickel, server):
     assert LabelStore(server[0]).get(bad, "dft:1") == failure
     assert {e.frame.key for e in database.entries()} == {good.key, bad.key}
     assert len(database) == 2
-    database.note(Progress(4, 2, 1, 1, 10.0))
-    assert LabelStore(server[0]).noted()[0].done == 2
-    database.note(None)
-    assert database.noted() is None
     key = next(iter(database.shelf))
     database.shelf.write(key, b'{"format": 1, "ener')
     assert len(list(database.entries())) == 1

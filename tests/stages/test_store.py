@@ -19,7 +19,6 @@ from potstill.errors import StoreError
 from potstill.store import (
     LabelStore,
     Outcome,
-    Progress,
     RunDir,
     Stage,
     Units,
@@ -198,17 +197,13 @@ def test_entries_are_the_structures_with_what_came_of_them(tmp_path, nickel):
     assert len(store) == 1
 
 
-def test_progress_is_there_for_others_until_a_call_ends(tmp_path, nickel_frame):
-    store = LabelStore(tmp_path)
-    assert store.noted() is None
-    store.note(Progress(40, 10, 1, 2, 60.0))
-    progress, who = LabelStore(tmp_path).noted()
-    assert str(progress) == "10/40, 1 failed, 2 running, 600 an hour, 3 min left"
-    assert f"process {os.getpid()} on " in who
-    assert len(store) == 0
-    assert list(store.entries()) == []
-    store.note(None)
-    assert store.noted() is None
+def test_word_of_progress_is_there_for_another_shell_until_it_ends(tmp_path):
+    run = RunDir(tmp_path)
+    assert run.noted() is None
+    run.note("10/40, 1 failed")
+    assert RunDir(tmp_path).noted().startswith("10/40, 1 failed (at 20")
+    run.note(None)
+    assert run.noted() is None
 
 
 def test_an_entry_under_another_s_name_is_found_out(tmp_path, nickel):

@@ -135,7 +135,7 @@ class EspressoPotential:
         return found[0], found[1], found[2]
 
 
-class PwCalculator(Calculator):  # type: ignore[misc]
+class PwCalculator(Calculator):  # type: ignore[misc]  # ASE is untyped
     """Runs pw.x once a structure. Energies are free energies of the smeared electrons, which forces derive from."""
 
     implemented_properties = ("energy", "forces", "stress")
@@ -228,7 +228,8 @@ def _write(file: Path, atoms: Atoms, potential: EspressoPotential) -> None:
         "nosym": True,
     }
     if s.spin:
-        system |= {"nspin": 2, "starting_magnetization(1)": s.spin}
+        species = range(1, len(set(atoms.get_chemical_symbols())) + 1)
+        system |= {"nspin": 2, **{f"starting_magnetization({k})": s.spin for k in species}}
     grid = potential.grid(atoms)
     data = {
         "control": {

@@ -14,6 +14,8 @@ from potstill.cli.labels import labels
 from potstill.errors import ConfigError, DataError, PotstillError, StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from potstill.config import Config
     from potstill.data import Dataset
     from potstill.protocols import Potential
@@ -164,14 +166,11 @@ def _settings(config: Path | None, overrides: list[str], seed: int) -> Config:
     return parse_config(raw, "the command line")
 
 
-def _labeller(recipe: str, pool: Path | Dataset, settings: Config) -> Potential:
+def _labeller(recipe: str, pool: Callable[[], Dataset], settings: Config) -> Potential:
     """Return the potential that labels; a density-functional code must know the pool's elements beforehand."""
     from potstill.backends import WANTS_ELEMENTS, resolve
 
-    if recipe not in WANTS_ELEMENTS:
-        return resolve(recipe, (), settings)
-    data = _read(pool) if isinstance(pool, Path) else pool
-    return resolve(recipe, data.elements, settings)
+    return resolve(recipe, pool().elements if recipe in WANTS_ELEMENTS else (), settings)
 
 
 @app.command()
@@ -191,16 +190,19 @@ def label(
     from potstill.label import label as label_all
     from potstill.store import LabelStore, RunDir, write_json
 
+    settings = _settings(None, [f"label.retries={retries}", f"label.timeout={timeout}", *(overrides or [])], 1)
     data = _read(file)
+    potential = _labeller(reference, lambda: data, settings)
     with RunDir(out).locked():
         result = label_all(
             list(data),
-            _labeller(reference, data, _settings(None, overrides or [], 1)),
-            LabelStore(out / "labels"),
+            potential,
+            LabelStore(settings.label.store or out / "labels"),
             workers=workers,
-            retries=retries,
-            timeout=timeout,
+            retries=settings.label.retries,
+            timeout=settings.label.timeout,
             tell=tell,
+            note=RunDir(out).note,
         )
         Dataset(result.data).save(out / "labelled.extxyz")
         write_json(
@@ -384,7 +386,7 @@ def distil(
     overrides: Overrides = None,
 ) -> None:
     """Step 2: from a pool to the few frames that teach a potential, and the potential trained on them."""
-    from functools import partial
+    from functools import cache, partial
 
     from potstill.data import structure_files
     from potstill.distil import distil as distil_all
@@ -401,25 +403,27 @@ def distil(
         given.append(f"distil.initial={min(25, budget)}")
     settings = _settings(None, [*given, *(overrides or [])], seed)
     files = structure_files(pool)
-    potential = _labeller(reference, pool, settings) if reference else None
+    read = cache(lambda: _read(pool, seed) if reference else _labelled(pool, seed))
+    potential = _labeller(reference, read, settings) if reference else None
+    store = LabelStore(settings.label.store or out / "labels")
     dump = settings.dump()
 
     def act(folder: Path) -> Outcome:
-        data = _read(pool, seed) if potential is not None else _labelled(pool, seed)
         ask: Any = (
-            Revealer(data)
+            Revealer(read())
             if potential is None
             else partial(
                 label_all,
                 potential=potential,
-                store=LabelStore(settings.label.store or out / "labels"),
+                store=store,
                 workers=workers,
                 retries=settings.label.retries,
                 timeout=settings.label.timeout,
                 tell=tell,
+                note=RunDir(out).note,
             )
         )
-        result = distil_all(data, ask, settings, folder=folder, tell=tell)
+        result = distil_all(read(), ask, settings, folder=folder, tell=tell)
         return Outcome(result.summary(), result.save(folder))
 
     stage = Stage(
@@ -491,9 +495,9 @@ def compare(
     settings = settings.model_copy(
         update={"distil": settings.distil.model_copy(update={"round_steps": settings.train.steps})}
     )
-    potential = _labeller(reference, pool, settings) if reference else None
+    data = _read(pool, seed) if reference else _labelled(pool, seed)
+    potential = _labeller(reference, lambda: data, settings) if reference else None
     with RunDir(out).locked():
-        data = _read(pool, seed) if potential is not None else _labelled(pool, seed)
         if test is None:
             data, held = set_apart(data, settings, seed, tell)
             if potential is not None and len(held):
@@ -650,9 +654,9 @@ def status(directory: Annotated[Path, typer.Argument(help="A run.")]) -> None:
         else:
             state = "not started"
         typer.echo(f"{stage.name:<9} {state}")
+    if word := directory_.noted():
+        typer.echo(f"labels    {word}")
     store = LabelStore(load_config(directory / "config.toml", []).label.store or directory / "labels")
-    if noted := store.noted():
-        typer.echo(f"labels    {noted[0]} ({noted[1]})")
     done = len(list((directory / "1-sample" / "trajectories").glob("*.json")))
     learnt = len(list((directory / "1-sample" / "ensembles").glob("*/*.safetensors")))
     rounds = len(list((directory / "2-distil" / "rounds").glob("*/*/round.json")))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from potstill.errors import DataError, StoreError
+from potstill.errors import ConfigError, DataError, StoreError
 
 if TYPE_CHECKING:
     from potstill.store import Entry, LabelStore
@@ -92,7 +92,7 @@ def _sizes(text: str) -> tuple[int, int]:
         low = int(least) if least else 1
         return low, (int(most) if most else 10**9) if colon or not text else low
     except ValueError:
-        raise DataError(f"--atoms is a number, or LEAST:MOST, but {text!r} was given.") from None
+        raise ConfigError(f"--atoms is a number, or LEAST:MOST, but {text!r} was given.") from None
 
 
 def _import(file: Path, store: LabelStore) -> None:

@@ -5,8 +5,7 @@ After DIRECT (Qi, Ko, Wood, Pham and Ong, npj Computational Materials 10, 43, 20
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,52 +15,6 @@ from potstill.protocols import Describer, Selection
 
 KAISER = 1.0  # components with a larger eigenvalue are kept
 FINE = 0.05  # radius of BIRCH's first clusters, in weighted components
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """Candidates and known frames, clustered together.
-
-    Attributes
-    ----------
-    label : ndarray of int (n_pool,)
-        Each candidate's cluster.
-    taken : set of int
-        Clusters that hold a known frame.
-    off : ndarray (n_pool,)
-        Squared distance of each candidate to its cluster's centre.
-    """
-
-    label: NDArray[np.intp]
-    taken: set[int]
-    off: Array
-
-    @classmethod
-    def of(cls, pool: Dataset, known: Dataset, n: int, describer: Describer) -> Clusters:
-        """Make as many clusters as there will be frames, known ones included."""
-        X = _components(describer.describe([*pool, *known]))
-        label = _clusters(X, min(n + len(known), len(X)))
-        centres = np.zeros((int(label.max()) + 1, X.shape[1]))
-        np.add.at(centres, label, X)
-        centres /= np.maximum(np.bincount(label), 1)[:, None]
-        mine, off = label[: len(pool)], ((X - centres[label]) ** 2).sum(1)
-        return cls(mine, {int(c) for c in label[len(pool) :]}, off[: len(pool)])
-
-    def sums(self, weights: Array) -> dict[int, float]:
-        """Return the sum of the candidates' weights in each cluster that has a candidate."""
-        total = np.bincount(self.label, weights=weights)
-        return {int(c): float(total[c]) for c in np.unique(self.label)}
-
-    def take(self, n: int, order: Sequence[int]) -> NDArray[np.intp]:
-        """Take one candidate of each cluster in this order, the nearest to its centre; go around again if need be."""
-        queues = {}
-        for c in order:
-            members = np.flatnonzero(self.label == c)
-            queues[c] = iter(members[np.argsort(self.off[members], kind="stable")].tolist())
-        chosen: list[int] = []
-        while len(chosen) < n:
-            chosen.extend(i for c in order for i in [next(queues[c], None)] if i is not None)
-        return np.array(chosen[:n], dtype=np.intp)
 
 
 class Direct:
@@ -82,10 +35,19 @@ class Direct:
         n = min(n, len(pool))
         if n == 0:
             return Selection(np.empty(0, dtype=np.intp), np.empty(0))
-        clusters = Clusters.of(pool, known, n, committee)
-        size = clusters.sums(np.ones(len(pool)))
-        chosen = clusters.take(n, sorted(size, key=lambda c: (c in clusters.taken, -size[c], c)))
-        return Selection(chosen, np.array([size[int(c)] for c in clusters.label[chosen]]))
+        X = _components(committee.describe([*pool, *known]))
+        label = _clusters(X, min(n + len(known), len(X)))
+        centres = np.zeros((int(label.max()) + 1, X.shape[1]))
+        np.add.at(centres, label, X)
+        centres /= np.maximum(np.bincount(label), 1)[:, None]
+        off, taken = ((X - centres[label]) ** 2).sum(1), set(label[len(pool) :].tolist())
+        size = dict(zip(*(a.tolist() for a in np.unique(label[: len(pool)], return_counts=True)), strict=True))
+        order = sorted(size, key=lambda c: (c in taken, -size[c], c))
+        queues = [np.flatnonzero(label[: len(pool)] == c) for c in order]
+        queues = [members[np.argsort(off[members], kind="stable")] for members in queues]
+        turns = [i for around in zip_longest(*queues) for i in around if i is not None]
+        chosen = np.array(turns[:n], dtype=np.intp)
+        return Selection(chosen, np.array([float(size[int(c)]) for c in label[chosen]]))
 
 
 def _components(vectors: Array) -> Array:

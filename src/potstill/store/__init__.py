@@ -1,6 +1,6 @@
 """Where results live: run directories of stages and units, and stores of labels."""
 
-from potstill.store.labels import Entry, LabelStore, Progress, label_key
+from potstill.store.labels import Entry, LabelStore, label_key
 from potstill.store.stages import (
     FORMAT,
     Outcome,
@@ -20,7 +20,6 @@ __all__ = [
     "Entry",
     "LabelStore",
     "Outcome",
-    "Progress",
     "RunDir",
     "Stage",
     "Units",

@@ -11,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,34 +37,6 @@ class Entry:
 
     frame: Frame
     result: Labels | Failure
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a call for labels has come.
-
-    Attributes
-    ----------
-    wanted, done, failed, running : int
-        Labels to compute; of these those that are there or failed, those that failed, those in workers now.
-    seconds : float
-        Since the call began.
-    """
-
-    wanted: int
-    done: int
-    failed: int
-    running: int
-    seconds: float
-
-    def __str__(self) -> str:
-        told = f"{self.done}/{self.wanted}" + (f", {self.failed} failed" if self.failed else "")
-        if not self.done or self.done == self.wanted:
-            return told
-        rate = self.done / max(self.seconds, 1e-9)
-        left = (self.wanted - self.done) / rate
-        clock = f"{left:.0f} s" if left < 120 else f"{left / 60:.0f} min" if left < 7200 else f"{left / 3600:.1f} h"
-        return f"{told}, {self.running} running, {3600 * rate:.0f} an hour, {clock} left"
 
 
 def label_key(frame: Frame, source: str) -> str:
@@ -128,23 +98,6 @@ class LabelStore:
             if label_key(frame, result.source) != key:
                 raise StoreError(f"{where} is not the label of the structure that its name stands for. Delete it.")
             yield Entry(frame.labelled(result) if isinstance(result, Labels) else frame, result)
-
-    def note(self, progress: Progress | None) -> None:
-        """Leave word of how far a call for labels is, for others to read; None where it has ended."""
-        if progress is None:
-            self.shelf.leave_word(None)
-            return
-        about = {"process": os.getpid(), "host": platform.node(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        self.shelf.leave_word(json.dumps({**about, **asdict(progress)}).encode())
-
-    def noted(self) -> tuple[Progress, str] | None:
-        """Return the last word of a call that has not ended, and who left it when; None where there is none."""
-        try:
-            note = json.loads(self.shelf.word() or b"null")
-            progress = Progress(*(note[f.name] for f in fields(Progress)))
-            return progress, f"process {note['process']} on {note['host']}, {note['at']}"
-        except (KeyError, TypeError, ValueError):
-            return None  # there is none, or it is of another version
 
     def __len__(self) -> int:
         return len(self.shelf)

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 BROKEN = ".broken"  # ending of the name under which an entry that is not whole is kept
-WORD = "progress.json"
 PATIENCE = (0.0, 1.0, 5.0, 15.0, 60.0)  # s before each attempt to reach a database; a label may have cost an hour
 SCHEMES = ("postgresql", "postgres")
 
@@ -48,14 +48,6 @@ class Shelf(Protocol):
 
     def __len__(self) -> int:
         """Return how many texts there are."""
-        ...
-
-    def leave_word(self, word: bytes | None) -> None:
-        """Keep one text for whoever asks, or none."""
-        ...
-
-    def word(self) -> bytes | None:
-        """Return that text."""
         ...
 
     def where(self, key: str) -> str:
@@ -106,25 +98,13 @@ class Folder:
     def __len__(self) -> int:
         return sum(1 for _ in self.path.glob("??/*.json"))
 
-    def leave_word(self, word: bytes | None) -> None:
-        """Keep one text for whoever asks, or none."""
-        if word is None:
-            (self.path / WORD).unlink(missing_ok=True)
-        else:
-            write_atomic(self.path / WORD, word)
-
-    def word(self) -> bytes | None:
-        """Return that text."""
-        file = self.path / WORD
-        return file.read_bytes() if file.is_file() else None
-
     def where(self, key: str) -> str:
         """Say where a text is."""
         return str(self._file(key))
 
 
 class Postgres:
-    """One row a text, in the tables ``potstill_labels`` and ``potstill_words``, made where they are not there.
+    """One row a text, in the table ``potstill_labels``, which is made where it is not there.
 
     Every process has a connection of its own. Where the database cannot be reached for a while, a call waits.
 
@@ -138,6 +118,8 @@ class Postgres:
     ------
     ConfigError
         If the URL holds a password.
+    BackendError
+        If psycopg is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -147,6 +129,10 @@ class Postgres:
             raise ConfigError(
                 "A label store's URL must not hold a password, because configurations are recorded. Put it into "
                 "~/.pgpass, or into the environment variable PGPASSWORD."
+            )
+        if find_spec("psycopg") is None:
+            raise BackendError(
+                "A label store in PostgreSQL needs psycopg, which is not installed: pip install 'potstill[postgres]'."
             )
         self.url = url
 
@@ -197,17 +183,6 @@ class Postgres:
         row = self._one(_COUNT)
         return 0 if row is None else int(row[0])
 
-    def leave_word(self, word: bytes | None) -> None:
-        """Keep one text for whoever asks, or none."""
-        self._do("DELETE FROM potstill_words")
-        if word is not None:
-            self._do("INSERT INTO potstill_words (word) VALUES (%s)", word)
-
-    def word(self) -> bytes | None:
-        """Return that text."""
-        row = self._one("SELECT word FROM potstill_words LIMIT 1")
-        return None if row is None else bytes(row[0])
-
     def where(self, key: str) -> str:
         """Say where a text is."""
         return f"row {key} of potstill_labels in {self.url}"
@@ -220,12 +195,8 @@ class Postgres:
 
     def _reached(self, act: Callable[[psycopg.Connection[Any]], Result]) -> Result:
         """Act on the connection; where it is lost, make another and act again, since all that we do can be repeated."""
-        try:
-            import psycopg
-        except ModuleNotFoundError:
-            raise BackendError(
-                "A label store in PostgreSQL needs psycopg, which is not installed: pip install 'potstill[postgres]'."
-            ) from None
+        import psycopg
+
         told = ""
         for pause in PATIENCE:
             time.sleep(pause)
@@ -246,17 +217,13 @@ class Postgres:
             self._connection, self._owner = psycopg.connect(self.url, autocommit=True, connect_timeout=10), os.getpid()
             with self._connection.transaction():
                 self._connection.execute("SELECT pg_advisory_xact_lock(7070)")  # two that begin at once make one table
-                for statement in _TABLES:
-                    self._connection.execute(statement)
+                self._connection.execute(_TABLE)
         return self._connection
 
 
 _KEYS = "SELECT key FROM potstill_labels WHERE key NOT LIKE '%%.broken' ORDER BY key"
 _COUNT = "SELECT count(*) FROM potstill_labels WHERE key NOT LIKE '%%.broken'"
-_TABLES = (
-    "CREATE TABLE IF NOT EXISTS potstill_labels (key text PRIMARY KEY, entry bytea NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS potstill_words (word bytea NOT NULL)",
-)
+_TABLE = "CREATE TABLE IF NOT EXISTS potstill_labels (key text PRIMARY KEY, entry bytea NOT NULL)"
 
 
 def shelf(where: str | os.PathLike[str]) -> Shelf:

@@ -32,6 +32,7 @@ from potstill.data import write_atomic
 from potstill.errors import StoreError
 
 FORMAT = 1
+PROGRESS = "progress.json"
 
 
 def digest(value: Any) -> str:
@@ -181,6 +182,22 @@ class RunDir:
             except OSError:
                 return int(handle.read().strip() or 0)
         return None
+
+    def note(self, text: str | None) -> None:
+        """Leave word of how far a long step is, for another shell; None where it has ended."""
+        file = self.path / PROGRESS
+        if text is None:
+            file.unlink(missing_ok=True)
+        else:
+            write_json(file, {"told": text, "at": datetime.now(UTC).isoformat(timespec="seconds")})
+
+    def noted(self) -> str | None:
+        """Return that word and its time, or None."""
+        file = self.path / PROGRESS
+        if not file.is_file():
+            return None
+        note = read_json(file)
+        return f"{note['told']} (at {note['at']})"
 
     def explain(self, stages: Sequence[Stage]) -> list[Verdict]:
         """Say for each stage whether it would run now, and why."""
