@@ -134,6 +134,16 @@ def test_spin_begins_on_every_species(program, tmp_path):
     assert {p.name for p in tmp_path.glob("*.gth")} == {"Al.GTH-PBE-q3.gth", "Ni.GTH-PBE-q10.gth"}
 
 
+def test_spin_is_what_the_settings_say_whatever_a_structure_brings_along(program, tmp_path):
+    potential = resolve("espresso", ["Ni"], settings())
+    atoms = bulk("Ni")
+    assert atoms.get_initial_magnetic_moments().any()
+    espresso._write(tmp_path / "pw.in", atoms, potential)
+    text = (tmp_path / "pw.in").read_text()
+    assert "nspin" not in text
+    assert "magnetization" not in text
+
+
 # --- what goes wrong ---
 
 

@@ -228,8 +228,9 @@ def _write(file: Path, atoms: Atoms, potential: EspressoPotential) -> None:
         "nosym": True,
     }
     if s.spin:
-        species = range(1, len(set(atoms.get_chemical_symbols())) + 1)
-        system |= {"nspin": 2, **{f"starting_magnetization({k})": s.spin for k in species}}
+        system["nspin"] = 2
+    atoms = atoms.copy()  # ASE writes initial moments as magnetisations, and turns spin on for moments that bulk() sets
+    atoms.set_initial_magnetic_moments([s.spin] * len(atoms))
     grid = potential.grid(atoms)
     data = {
         "control": {
