@@ -19,7 +19,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,34 +95,38 @@ def pool(element: str, reference: str, frames: int, temperature: str, structure:
 
 def contest(
     name: str,
-    files: Sequence[Path],
+    files: Callable[[], Sequence[Path]],
     given: argparse.Namespace,
+    selectors: str,
     *,
-    reference: str | None,
-    element: str | None,
-    beside: bool,
+    reference: str | None = None,
+    element: str | None = None,
+    beside: bool = False,
 ) -> None:
     """Walk the paths that are not among the kept results yet; keep each as it ends, and print the table of all."""
-    pool_, test, *others = files
     sizes = sorted(int(n) for n in given.budgets.split(","))
     defaults = Config()
     d = {"budget": sizes[-1], "sizes": tuple(sizes), "initial": sizes[0], "stop_flat": False, "round_steps": STEPS}
     distil = defaults.distil.model_copy(update=d if beside else {**d, "beside": 0.0})
     train = defaults.train.model_copy(update={"steps": STEPS})
     settings = defaults.model_copy(update={"distil": distil, "train": train})
-    potential = resolve(reference) if reference else None
-    contest = Contest(pool_, test, settings, potential, element, RUNS / f"compare-{name}", {p.stem: p for p in others})
     kept = RESULTS / f"distil-{name}.json"
     cells = json.loads(kept.read_text(encoding="utf-8"))["cells"] if kept.is_file() else []
-    done = {(c["selector"], c["seed"]) for c in cells}
-    seeds = range(1, int(given.seeds) + 1)
-    paths = [(n, s) for s in seeds for n in given.selectors.split(",") if (n, s) not in done]
-    about = {"steps": STEPS, "versions": versions()}
-    for path, rows in each(contest.walk, paths, workers=given.workers):
-        cells = sorted([*cells, *rows], key=lambda c: (c["selector"], c["seed"], c["n_labels"]))
-        kept.write_text(json.dumps({**about, "cells": cells}, indent=1) + "\n", encoding="utf-8")
-        print(f"{path[0]}, seed {path[1]}: done", flush=True)
-    print(table_text(table([c for c in cells if c["seed"] in seeds])))
+    done = {(c["selector"], c["seed"], c["n_labels"]) for c in cells}
+    wanted = [(n, s) for s in range(1, int(given.seeds) + 1) for n in (given.selectors or selectors).split(",")]
+    paths = [path for path in wanted if not all((*path, size) in done for size in sizes)]
+    if paths:
+        pool_, test, *others = files()
+        also = {file.stem: file for file in others}
+        potential = resolve(reference) if reference else None
+        walk = Contest(pool_, test, settings, potential, element, RUNS / f"compare-{name}", also).walk
+        about = {"steps": STEPS, "versions": versions()}
+        for path, rows in each(walk, paths, workers=given.workers):
+            cells = [c for c in cells if (c["selector"], c["seed"]) != path] + rows
+            cells.sort(key=lambda c: (c["selector"], c["seed"], c["n_labels"]))
+            kept.write_text(json.dumps({**about, "cells": cells}, indent=1) + "\n", encoding="utf-8")
+            print(f"{path[0]}, seed {path[1]}: done", flush=True)
+    print(table_text(table([c for c in cells if (c["selector"], c["seed"]) in wanted and c["n_labels"] in sizes])))
     print(f"every number: {kept}")
 
 
@@ -130,16 +135,14 @@ def dft(given: argparse.Namespace) -> None:
     train, test = SHARED / "ni_zuo2020" / "Ni_train.xyz", SHARED / "ni_zuo2020" / "Ni_test.xyz"
     n = len(Dataset.load(train))
     given.budgets = f"{n // 2},{n}"
-    contest("zuo", (train, test), given, reference=None, element=None, beside=False)
+    contest("zuo", lambda: (train, test), given, "random,potstill")
 
 
 def main() -> None:
     """Serve the command line."""
     parser = argparse.ArgumentParser(description="Which selector to trust, and what the default reaches.")
     parser.add_argument("part", choices=["table", "second", "default", "dft", "scale", "rivals"])
-    parser.add_argument(
-        "--selectors", default=",".join(n for n in SELECTORS if n != "leverage"), help="leverage is potstill"
-    )
+    parser.add_argument("--selectors", default="", help="Names with commas between, other than the part's own.")
     parser.add_argument("--budgets", default=BUDGETS)
     parser.add_argument("--seeds", default="5")
     parser.add_argument("--workers", type=int, default=0, help="Processes; 0: one a core.")
@@ -152,17 +155,17 @@ def main() -> None:
     if given.part == "dft":
         dft(given)
         return
-    if given.part == "second":
-        files = pool("Nb", NIOBIUM, 4_000, "1200:4500", "bcc")
-        contest("nb", files, given, reference=NIOBIUM, element="Nb", beside=False)
-        return
-    files = pool("Ni", NICKEL, 20_000, "800:3500", "fcc")
+    nickel = partial(pool, "Ni", NICKEL, 20_000, "800:3500", "fcc")
+    niobium = partial(pool, "Nb", NIOBIUM, 4_000, "1200:4500", "bcc")
+    every = ",".join(name for name in SELECTORS if name != "leverage")  # which the default is
     if given.part == "rivals":
-        selecting.rivals(files[0])
+        selecting.rivals(nickel()[0])
     elif given.part == "table":
-        contest("ni", files, given, reference=NICKEL, element="Ni", beside=False)
+        contest("ni", nickel, given, every, reference=NICKEL, element="Ni")
+    elif given.part == "second":
+        contest("nb", niobium, given, "random,potstill", reference=NIOBIUM, element="Nb")
     else:
-        contest("ni-beside", files, given, reference=NICKEL, element="Ni", beside=True)
+        contest("ni-beside", nickel, given, "potstill", reference=NICKEL, element="Ni", beside=True)
 
 
 if __name__ == "__main__":
