@@ -211,6 +211,33 @@ class EspressoConfig(Section):
     )
 
 
+class GpawConfig(Section):
+    """Labels by density-functional theory with GPAW and plane waves: label.reference = "gpaw"."""
+
+    cutoff: float = Field(350.0, description="eV. Of the plane waves; 300 do for aluminium.", gt=0, le=5000)
+    functional: Literal["LDA", "PBE", "PBEsol", "RPBE", "revPBE"] = Field(
+        "PBE", description="Of exchange and correlation; GPAW has setups for it."
+    )
+    k_spacing: float = Field(
+        0.5,
+        description="1/Å, with the factor of 2π. Points of the shifted Monkhorst-Pack grid are this far apart at most: "
+        "2 × 2 × 2 for 32 atoms.",
+        gt=0,
+        le=5,
+    )
+    smearing: Literal["marzari-vanderbilt", "fermi-dirac"] = Field(
+        "marzari-vanderbilt", description="Kind of smearing: cold by default."
+    )
+    width: float = Field(0.27, description="eV. Width of the smearing; the default is 0.02 Ry.", gt=0, le=5)
+    spin: float = Field(
+        0.0, description="µB. Magnetic moment that every atom starts with; 0: no spin polarisation.", ge=-10, le=10
+    )
+    convergence: float = Field(1e-5, description="eV a valence electron. The energy has settled below this.", gt=0)
+    setups: dict[str, Annotated[str, Field(pattern=r"^\w+$")]] = Field(
+        {}, description='Other than the standard PAW setup, for each element: {Ni = "10"} has ten valence electrons.'
+    )
+
+
 class ModelConfig(Section):
     """The descriptor and the network on top of it."""
 
@@ -349,6 +376,7 @@ class Config(Section):
     sample: SampleConfig = SampleConfig()
     label: LabelConfig = LabelConfig()
     espresso: EspressoConfig = EspressoConfig()
+    gpaw: GpawConfig = GpawConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     distil: DistilConfig = DistilConfig()

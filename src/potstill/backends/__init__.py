@@ -7,6 +7,8 @@
     Any calculator that ASE knows by name, with keywords as JSON behind it: ``ase:lj {"sigma": 2.2}``.
 ``espresso``
     Quantum ESPRESSO's pw.x with the settings of the section ``[espresso]``.
+``gpaw``
+    GPAW with the settings of the section ``[gpaw]``.
 ``DIR``
     A committee that ``potstill train`` wrote, of either kind.
 """
@@ -24,7 +26,7 @@ from potstill.protocols import Committee, Potential
 
 forget_stale(Path(__file__).parent, Path(__file__).parents[1] / "memory.py")  # nothing compiled has been called yet
 
-WANTS_ELEMENTS = ("espresso",)  # recipes that must know the elements before anything else
+WANTS_ELEMENTS = ("espresso", "gpaw")  # recipes that must know the elements before anything else
 MAX_HEADER_BYTES = 2**20
 SERIALISED = (".model", ".pt", ".pth")  # endings of torch's files of Python objects
 
@@ -91,6 +93,10 @@ def resolve(recipe: str, elements: Sequence[str] = (), settings: Config | None =
         from potstill.backends.espresso import EspressoPotential
 
         potential = EspressoPotential.find(tuple(elements), (settings or Config()).espresso)
+    elif recipe == "gpaw":
+        from potstill.backends.gpaw import GpawPotential
+
+        potential = GpawPotential.find(tuple(elements), (settings or Config()).gpaw)
     elif colon and code == "ase":
         from potstill.backends.ase_named import AsePotential
 

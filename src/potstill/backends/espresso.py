@@ -7,31 +7,25 @@ and not the configuration's: ASE's own configuration file (``[espresso]`` with `
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import subprocess
 import tempfile
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
-
 from potstill.backends import gth
+from potstill.backends.external import EXCERPT, ExternalCalculator, excerpt, k_grid, machine
 from potstill.config import EspressoConfig
-from potstill.errors import BackendError, ConvergenceError, DataError
+from potstill.errors import BackendError, ConvergenceError
 from potstill.store import digest, file_digest
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-MOST_ATOMS = 1000
-EXCERPT = 12  # lines of output that a failure quotes
 # Each rung changes how the equations are solved, never what they are: a label does not depend on the rung that made it.
 LADDER: Sequence[Mapping[str, Any]] = (
     {"mixing_mode": "local-TF", "mixing_beta": 0.4, "electron_maxstep": 80},
@@ -127,90 +121,45 @@ class EspressoPotential:
         """Return a fresh calculator; without ``workdir`` its files are temporary."""
         return PwCalculator(self, workdir)
 
-    def grid(self, atoms: Atoms) -> tuple[int, int, int]:
-        """Return the Monkhorst–Pack grid whose points are ``k_spacing`` apart at most; 1 where nothing repeats."""
-        lengths = 2 * math.pi * np.linalg.norm(atoms.cell.reciprocal().array, axis=1)
-        spacing = self.settings.k_spacing
-        found = [max(1, math.ceil(b / spacing - 1e-9)) if p else 1 for b, p in zip(lengths, atoms.pbc, strict=True)]
-        return found[0], found[1], found[2]
 
+class PwCalculator(ExternalCalculator):
+    """Runs pw.x. Energies are free energies of the smeared electrons, which forces derive from."""
 
-class PwCalculator(Calculator):  # type: ignore[misc]  # ASE is untyped
-    """Runs pw.x once a structure. Energies are free energies of the smeared electrons, which forces derive from."""
-
-    implemented_properties = ("energy", "forces", "stress")
+    program = "pw.x"
 
     def __init__(self, potential: EspressoPotential, workdir: Path | None) -> None:
-        super().__init__()
+        super().__init__(workdir)
         self.potential = potential
-        self.folder = workdir or Path(tempfile.mkdtemp(prefix="potstill-pw-"))
-        self._end = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        if workdir is not None:
-            self._end.detach()
 
-    def close(self) -> None:
-        """Delete temporary files."""
-        self._end()
-
-    def calculate(
-        self, atoms: Any = None, properties: Sequence[str] = ("energy",), system_changes: Sequence[str] = all_changes
-    ) -> None:
-        """Run.
-
-        Raises
-        ------
-        ConvergenceError
-            If the electrons do not become self-consistent.
-        BackendError
-            If pw.x fails otherwise.
-        DataError
-            If the structure is nothing for it.
-        """
-        super().calculate(atoms, properties, system_changes)
+    def solve(self) -> Mapping[str, Any]:
+        """Run pw.x."""
         from ase.io import read
 
-        _fit(self.atoms)
-        self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / "pw.in", self.atoms, self.potential)
-        output = self.folder / "pw.out"
-        with output.open("wb") as out:
-            done = subprocess.run(  # noqa: S603 - the machine's own configuration says what runs
-                [*self.potential.command.split(), "-in", "pw.in"], cwd=self.folder, stdout=out, stderr=out, check=False
-            )
-        text = output.read_text(encoding="utf-8", errors="replace")
+        status, text = self.run([*self.potential.command.split(), "-in", "pw.in"], "pw.out")
         if "convergence NOT achieved" in text:
             raise ConvergenceError(f"pw.x was not self-consistent after its steps. It said: {_last(text)}")
-        if done.returncode or "JOB DONE" not in text:
-            raise BackendError(f"pw.x ended with status {done.returncode}. It said: {_last(text)}")
+        if status or "JOB DONE" not in text:
+            raise BackendError(f"pw.x ended with status {status}. It said: {_last(text)}")
         try:
-            found = read(output, format="espresso-out")
-            self.results = {
+            found = read(self.folder / "pw.out", format="espresso-out")
+            return {
                 "energy": found.get_potential_energy(),
                 "forces": found.get_forces(apply_constraint=False),
+                "stress": found.get_stress(),
             }
-            if self.atoms.pbc.all():
-                self.results["stress"] = found.get_stress()
         except Exception as error:
             raise BackendError(f"What pw.x wrote could not be read ({error}). It said: {_last(text)}") from error
 
 
 def _last(text: str) -> str:
     """Return what pw.x said of its trouble, or else its last lines."""
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip(" %-=\t")]
+    lines = text.splitlines()
     for k, line in enumerate(lines):
         if "Error in routine" in line:
-            return " | ".join(lines[k : k + EXCERPT])
+            return excerpt("\n".join(lines[k : k + EXCERPT]))
     accuracies = [line for line in lines if "estimated scf accuracy" in line or "convergence NOT achieved" in line]
-    return " | ".join(accuracies[-EXCERPT:] or lines[-EXCERPT:])
-
-
-def _fit(atoms: Atoms) -> None:
-    if len(atoms) > MOST_ATOMS:
-        raise DataError(f"pw.x is given at most {MOST_ATOMS} atoms, but this structure has {len(atoms)}.")
-    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
-        raise DataError("A structure with NaN or infinite positions or cell is nothing to compute.")
-    if abs(atoms.cell.volume) < 1e-3:
-        raise DataError("pw.x needs a cell in all directions; give a molecule or a slab one with vacuum in it.")
+    return excerpt("\n".join(accuracies or lines))
 
 
 def _write(file: Path, atoms: Atoms, potential: EspressoPotential) -> None:
@@ -231,7 +180,7 @@ def _write(file: Path, atoms: Atoms, potential: EspressoPotential) -> None:
         system["nspin"] = 2
     atoms = atoms.copy()  # ASE writes initial moments as magnetisations, and turns spin on for moments that bulk() sets
     atoms.set_initial_magnetic_moments([s.spin] * len(atoms))
-    grid = potential.grid(atoms)
+    grid = k_grid(atoms, s.k_spacing)
     data = {
         "control": {
             "calculation": "scf",
@@ -257,9 +206,7 @@ def _write(file: Path, atoms: Atoms, potential: EspressoPotential) -> None:
 
 def _machine() -> tuple[str, tuple[str, ...]]:
     """Return the command and the folders of pseudopotentials of this machine."""
-    from ase.config import cfg
-
-    section = dict(cfg.parser["espresso"]) if cfg.parser.has_section("espresso") else {}
+    section = machine("espresso")
     command = section.get("command") or shutil.which("pw.x")
     if not command:
         raise BackendError(
