@@ -6,12 +6,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export MPLBACKEND = Agg
 
-.PHONY: demo test check format system clean
+.PHONY: demo test check format system gpaw clean
 
 demo: $(STAMP)
 	$(BIN)/potstill run examples/nickel.toml --out runs/demo
 
-test: $(STAMP) system
+test: $(STAMP) system gpaw
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP)
@@ -33,8 +33,8 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(STAMP)
 
-# Chromium opens the report in tests, PostgreSQL keeps labels, and Quantum ESPRESSO makes some. Without root and without
-# them, those tests are skipped with a reason.
+# Chromium opens the report in tests, PostgreSQL keeps labels, Slurm runs workers, Quantum ESPRESSO and GPAW make labels;
+# GPAW is compiled, so it needs libraries. Without root and without them, those tests are skipped with a reason.
 system:
 	@missing=""; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
@@ -42,10 +42,20 @@ system:
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$$missing postgresql"; \
 	command -v pw.x >/dev/null || missing="$$missing quantum-espresso"; \
 	test -f /usr/share/cp2k/POTENTIAL_UZH || missing="$$missing cp2k-data"; \
+	test -f /usr/include/xc.h || missing="$$missing libxc-dev"; \
+	test -f /usr/include/fftw3.h || missing="$$missing libfftw3-dev"; \
+	ls /usr/lib/*/libopenblas.so >/dev/null 2>&1 || missing="$$missing libopenblas-dev"; \
+	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	command -v slurmctld >/dev/null || test -x /usr/sbin/slurmctld || missing="$$missing slurm-wlm"; \
+	command -v munged >/dev/null || test -x /usr/sbin/munged || missing="$$missing munge"; \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	else echo "absent, so the tests that need it will be skipped: $$missing"; fi
+
+gpaw: $(STAMP) system
+	@$(BIN)/python -c "import gpaw" 2>/dev/null || ! test -f /usr/include/xc.h || \
+		GPAW_CONFIG=$(CURDIR)/scripts/gpaw_serial.py $(BIN)/python -m pip install --quiet gpaw==25.7.0
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

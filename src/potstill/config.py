@@ -368,6 +368,65 @@ class EngineConfig(Section):
     workers: int = Field(0, description="Processes; 0 means one a core.", ge=0)
 
 
+Word = Annotated[str, Field(pattern=r"^[\w.:@+-]*$", max_length=200)]  # nothing that a shell or a scheduler would obey
+
+
+class ClusterConfig(Section):
+    """Labels on the nodes of a batch system, through parsl; pip install 'potstill[cluster]'."""
+
+    provider: Literal["", "local", "slurm", "pbs", "lsf", "kubernetes"] = Field(
+        "", description="Batch system; empty: labels are made on this machine, by engine.workers."
+    )
+    partition: Word = Field("", description="Partition or queue of the jobs; a namespace of kubernetes.")
+    account: Word = Field("", description="Account or project that is charged.")
+    qos: Word = Field("", description="Quality of service, for slurm.")
+    constraint: Word = Field("", description="Kind of node, for slurm.")
+    image: Annotated[str, Field(pattern=r"^[\w./:@-]*$", max_length=300)] = Field(
+        "", description="Container image that has potstill and the reference's program, for kubernetes."
+    )
+    walltime: str = Field("04:00:00", description="HH:MM:SS of a job.", pattern=r"^\d{1,3}:[0-5]\d:[0-5]\d$")
+    jobs: int = Field(1, description="Jobs in the queue at a time, at most; as many as there is work for.", ge=1)
+    nodes: int = Field(1, description="Nodes of a job.", ge=1)
+    cores: int = Field(0, description="Cores of a node; 0: whole nodes, and all their cores.", ge=0)
+    cores_per_label: int = Field(
+        1, description="Cores of a label; as many processes should the reference's command start.", ge=1
+    )
+    memory: int = Field(0, description="GB of a node; 0: what the batch system gives.", ge=0)
+    drain: str = Field(
+        "",
+        description="HH:MM:SS before a job's end from which it begins no more labels; empty: a tenth of walltime, or "
+        "label.timeout.",
+        pattern=r"^(\d{1,3}:[0-5]\d:[0-5]\d)?$",
+    )
+    address: Word = Field(
+        "", description="Address of this machine that nodes can reach; empty: that of the way to the network."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> ClusterConfig:
+        if self.provider == "kubernetes" and not self.image:
+            raise ValueError("image: kubernetes needs one")
+        if self.provider in {"pbs", "lsf", "kubernetes"} and not self.cores:
+            raise ValueError(f"cores: {self.provider} needs the number of a node")
+        if self.cores and self.cores_per_label > self.cores:
+            raise ValueError(f"cores_per_label: more than the {self.cores} cores of a node")
+        if self.seconds_to_work <= 0:
+            raise ValueError("drain: longer than walltime")
+        return self
+
+    @property
+    def seconds_to_work(self) -> int:
+        """How long after its beginning a job begins labels, s."""
+        walltime = seconds(self.walltime)
+        return walltime - (seconds(self.drain) if self.drain else walltime // 10)
+
+
+def seconds(clock: str) -> int:
+    """Return the seconds of HH:MM:SS."""
+    hours, minutes, rest = (int(part) for part in clock.split(":"))
+    return 3600 * hours + 60 * minutes + rest
+
+
 class Config(Section):
     """A whole run."""
 
@@ -382,6 +441,7 @@ class Config(Section):
     distil: DistilConfig = DistilConfig()
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
     engine: EngineConfig = EngineConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 

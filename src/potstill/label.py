@@ -10,15 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from potstill.config import Config
 from potstill.data import Array, Dataset, Failure, Frame, Labels, sum_to, tensor
 from potstill.engine import cores, each, end_worker
+from potstill.engine.cluster import Cluster
 from potstill.errors import BackendError, ConvergenceError, DataError, PotstillError
 from potstill.protocols import Cautious, Potential
-from potstill.store import LabelStore
+from potstill.store import LabelStore, RunDir
 
 TOO_CLOSE = 0.6  # Å; no reference means anything below, and several crash
 SAY_EVERY = 10.0  # s between lines of progress
@@ -186,6 +189,7 @@ def label(
     workers: int = 0,
     retries: int = 2,
     timeout: float = 0.0,
+    cluster: Cluster | None = None,
     tell: Callable[[str], None] = lambda _line: None,
     note: Callable[[str | None], None] = lambda _word: None,
 ) -> Labelled:
@@ -205,6 +209,8 @@ def label(
         Further attempts after a failed one.
     timeout : float
         s. A label that takes longer, all attempts together, is a failure, and its worker is ended; 0 sets no limit.
+    cluster : Cluster | None
+        Where labels are made, if not on this machine; its nodes must reach the store.
     tell : callable
         Gets lines of progress.
     note : callable
@@ -229,8 +235,11 @@ def label(
         return failure
 
     work = partial(_work, potential=potential, store=store, retries=retries, timeout=timeout)
-    coming = each(work, wanted, workers=workers, crash=crash)
-    for frame, result in _told(coming, len(wanted), workers or cores(), tell, note):
+    if cluster is None:
+        coming, places = each(work, wanted, workers=workers, crash=crash), workers or cores()
+    else:
+        coming, places = cluster.each(work, wanted, crash=crash), cluster.places
+    for frame, result in _told(coming, len(wanted), places, tell, note):
         results[frame.key] = result
     while store.set_aside:
         aside = store.set_aside.pop()
@@ -242,6 +251,48 @@ def label(
         + (f", {len(failures)} failed: {_reasons(failures)}" if failures else "")
     )
     return Labelled(good, failures, len(good) - reused, reused)
+
+
+def labeller(
+    settings: Config,
+    reference: Potential,
+    out: Path,
+    *,
+    workers: int | None = None,
+    tell: Callable[[str], None] = lambda _line: None,
+) -> Callable[[Sequence[Frame]], Labelled]:
+    """Return what labels frames as a run's settings say.
+
+    Parameters
+    ----------
+    settings : Config
+        Whose ``[label]``, ``[engine]`` and ``[cluster]`` say how.
+    reference : Potential
+        The reference.
+    out : path
+        The run's directory: its store, where the settings name no other; its progress; its jobs' files.
+    workers : int | None
+        Other than the settings'.
+    tell : callable
+        Gets lines of progress.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be opened.
+    """
+    how, batch = settings.label, settings.cluster
+    return partial(
+        label,
+        potential=reference,
+        store=LabelStore(how.store or out / "labels"),
+        workers=settings.engine.workers if workers is None else workers,
+        retries=how.retries,
+        timeout=how.timeout,
+        cluster=Cluster(batch, out / "cluster", how.timeout) if batch.provider else None,
+        tell=tell,
+        note=RunDir(out).note,
+    )
 
 
 def _told(

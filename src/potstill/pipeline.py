@@ -12,11 +12,11 @@ from potstill.checks import Outside, Polymorphs, validate
 from potstill.config import Config, to_toml
 from potstill.data import Dataset, write_atomic
 from potstill.distil import distil
-from potstill.label import label
+from potstill.label import labeller
 from potstill.model import Committee
 from potstill.report import report
 from potstill.sample import sample
-from potstill.store import LabelStore, Outcome, RunDir, Stage, read_json
+from potstill.store import Outcome, RunDir, Stage, read_json
 
 
 def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage]:
@@ -24,7 +24,7 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
     element, workers, dump = config.sample.element, config.engine.workers, config.dump()
     sampler = resolve(config.sample.potential, [element])
     reference = resolve(config.reference, [element], config)
-    store = LabelStore(config.label.store or out / "labels")
+    ask = labeller(config, reference, out, tell=tell)
     distilled = out / "2-distil"
     for name in config.validate_.polymorphs:
         crystals.prototype(name, element, 1.0)  # a wrong name is told before any work
@@ -35,8 +35,6 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
         return Outcome(made.summary, ["pool.extxyz", *made.files])
 
     def do_distil(folder: Path) -> Outcome:
-        ask = partial(label, potential=reference, store=store, workers=workers, tell=tell, note=RunDir(out).note)
-        ask = partial(ask, retries=config.label.retries, timeout=config.label.timeout)
         result = distil(Dataset.load(out / "1-sample" / "pool.extxyz"), ask, config, folder=folder, tell=tell)
         return Outcome(result.summary(), result.save(folder))
 

@@ -187,23 +187,14 @@ def label(
 ) -> None:
     """Step 2a: energy, forces and stress from a reference."""
     from potstill.data import Dataset
-    from potstill.label import label as label_all
-    from potstill.store import LabelStore, RunDir, write_json
+    from potstill.label import labeller
+    from potstill.store import RunDir, write_json
 
     settings = _settings(None, [f"label.retries={retries}", f"label.timeout={timeout}", *(overrides or [])], 1)
     data = _read(file)
     potential = _labeller(reference, lambda: data, settings)
     with RunDir(out).locked():
-        result = label_all(
-            list(data),
-            potential,
-            LabelStore(settings.label.store or out / "labels"),
-            workers=workers,
-            retries=settings.label.retries,
-            timeout=settings.label.timeout,
-            tell=tell,
-            note=RunDir(out).note,
-        )
+        result = labeller(settings, potential, out, workers=workers, tell=tell)(list(data))
         Dataset(result.data).save(out / "labelled.extxyz")
         write_json(
             out / "failures.json",
@@ -386,13 +377,12 @@ def distil(
     overrides: Overrides = None,
 ) -> None:
     """Step 2: from a pool to the few frames that teach a potential, and the potential trained on them."""
-    from functools import cache, partial
+    from functools import cache
 
     from potstill.data import structure_files
     from potstill.distil import distil as distil_all
-    from potstill.label import Revealer
-    from potstill.label import label as label_all
-    from potstill.store import LabelStore, Outcome, RunDir, Stage, digest, file_digest
+    from potstill.label import Revealer, labeller
+    from potstill.store import Outcome, RunDir, Stage, digest, file_digest
 
     given = [f"distil.budget={budget}", f'distil.selector="{selector}"']
     if pool_only or reference is None:
@@ -405,25 +395,11 @@ def distil(
     files = structure_files(pool)
     read = cache(lambda: _read(pool, seed) if reference else _labelled(pool, seed))
     potential = _labeller(reference, read, settings) if reference else None
-    store = LabelStore(settings.label.store or out / "labels")
+    ask = labeller(settings, potential, out, workers=workers, tell=tell) if potential else None
     dump = settings.dump()
 
     def act(folder: Path) -> Outcome:
-        ask: Any = (
-            Revealer(read())
-            if potential is None
-            else partial(
-                label_all,
-                potential=potential,
-                store=store,
-                workers=workers,
-                retries=settings.label.retries,
-                timeout=settings.label.timeout,
-                tell=tell,
-                note=RunDir(out).note,
-            )
-        )
-        result = distil_all(read(), ask, settings, folder=folder, tell=tell)
+        result = distil_all(read(), ask or Revealer(read()), settings, folder=folder, tell=tell)
         return Outcome(result.summary(), result.save(folder))
 
     stage = Stage(

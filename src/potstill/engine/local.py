@@ -1,4 +1,4 @@
-"""Where work runs: behind ``concurrent.futures.Executor``, local processes by default."""
+"""Work on this machine: behind ``concurrent.futures.Executor``, one process a place."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def end_worker() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _begin_worker(parent: int) -> None:
-    """Lead a group of processes of its own, and end with the driver: a killed driver must not leave workers behind."""
+def end_with(parent: int) -> None:
+    """Lead a group of processes of its own, and end with the parent: a killed driver must not leave workers behind."""
     os.setpgid(0, 0)  # so that what a worker starts ends with it; and Ctrl-C is the driver's to understand
 
     def watch() -> None:
@@ -60,7 +60,7 @@ def _one_thread_each() -> Iterator[None]:
 
 def _processes(n: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(n, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),))
+    return ProcessPoolExecutor(n, mp_context=context, initializer=end_with, initargs=(os.getpid(),))
 
 
 @contextmanager
