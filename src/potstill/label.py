@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import threading
 import time
@@ -234,6 +235,7 @@ def label(
         store.put(frame, failure)
         return failure
 
+    random.shuffle(wanted)  # each driver goes its own way, so that two on one store seldom meet; labels do not mind
     work = partial(_work, potential=potential, store=store, retries=retries, timeout=timeout)
     if cluster is None:
         coming, places = each(work, wanted, workers=workers, crash=crash), workers or cores()

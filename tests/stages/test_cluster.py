@@ -1,20 +1,14 @@
 """Labels on the nodes of a batch system: a real Slurm of one node; jobs cancelled, timed out, drivers killed."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
-from ase.build import bulk
 
-from potstill.data import Dataset, Frame
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import slurm as own_slurm
-from counting import computed
+import slurm as one_node
+from counting import Run
+from potstill.config import ClusterConfig, parse_config
+from potstill.engine.cluster import Cluster
+from potstill.errors import BackendError, ConfigError
 
 pytest.importorskip("parsl")
 
@@ -22,11 +16,14 @@ DRIVER = """
 import sys
 from pathlib import Path
 from counting import Counting
+from parsl.providers import SlurmProvider
 from potstill.config import ClusterConfig
 from potstill.data import Dataset
 from potstill.engine.cluster import Cluster
 from potstill.label import label
 from potstill.store import LabelStore
+
+SlurmProvider.status_polling_interval = 5  # s, not a minute
 
 if __name__ == "__main__":
     root, walltime, pause = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
@@ -34,82 +31,129 @@ if __name__ == "__main__":
     cluster = Cluster(settings, root / "cluster", heartbeat=8)
     frames = list(Dataset.load(root / "frames.extxyz"))
     found = label(frames, Counting(root, pause), LabelStore(root / "labels"), cluster=cluster, tell=print)
-    print("labelled", len(found.data), "failed", len(found.failures))
+    print("labelled", len(found.data))
 """
 
 
-def frames(n: int) -> Dataset:
-    made = []
-    for k in range(n):
-        atoms = bulk("Cu", cubic=True)
-        atoms.rattle(0.05, seed=k)
-        made.append(Frame.of(atoms))
-    return Dataset(made)
+def identity(x: int) -> int:
+    return x
+
+
+def threads(_item: int) -> str:
+    return os.environ["OMP_NUM_THREADS"]
+
+
+def die_if_seven(x: int) -> int:
+    if x == 7:
+        os._exit(9)
+    return x
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    if missing := own_slurm.there():
+    if missing := one_node.there():
         assert not os.environ.get("CI"), f"{missing}, and CI must not go without"
         pytest.skip(missing)
-    cluster = own_slurm.Slurm(tmp_path_factory.mktemp("slurm") / "of-one")
+    cluster = one_node.Slurm(tmp_path_factory.mktemp("slurm") / "of-one")
     yield cluster
     cluster.stop()
 
 
-class Run:
-    """A driver in a process of its own."""
-
-    def __init__(self, root: Path, slurm, n: int, *, walltime="00:05:00", pause=0.2) -> None:
-        self.root, self.slurm, self.n, self.words = root, slurm, n, [str(root), walltime, str(pause)]
-        frames(n).save(root / "frames.extxyz")
-        (root / "driver.py").write_text(DRIVER)
-        tests = str(Path(__file__).parents[1])
-        self.env = {**slurm.env, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
-
-    def begin(self) -> subprocess.Popen:
-        out = (self.root / "driver.log").open("ab")
-        return subprocess.Popen(
-            [sys.executable, "driver.py", *self.words], cwd=self.root, env=self.env, stdout=out, stderr=out
-        )
-
-    def finish(self) -> None:
-        driver = self.begin()
-        assert driver.wait(timeout=300) == 0, (self.root / "driver.log").read_text()[-3000:]
-
-    def until(self, n: int) -> None:
-        """Wait for so many labels in the store."""
-        end = time.monotonic() + 120
-        while self.n_labels < n:
-            assert time.monotonic() < end, (self.root / "driver.log").read_text()[-3000:]
-            time.sleep(0.1)
-
-    @property
-    def n_labels(self) -> int:
-        return sum(1 for _ in (self.root / "labels").rglob("*.json")) if (self.root / "labels").exists() else 0
-
-    def judge(self) -> None:
-        """All are there, and none was computed again after it was committed."""
-        assert f"labelled {self.n} failed 0" in (self.root / "driver.log").read_text().splitlines()[-1]
-        begun, again = computed(self.root)
-        assert begun >= self.n
-        assert again == 0
+def scripts(root) -> list[str]:
+    return sorted(
+        str(file) for file in (root / "cluster").rglob("parsl.potstill.block-*") if not file.suffix[1:].isalpha()
+    )
 
 
 def test_a_job_cancelled_and_a_driver_killed_cost_what_is_in_flight(slurm, tmp_path):
-    run = Run(tmp_path, slurm, 60)
-    driver = run.begin()
+    run = Run(tmp_path, DRIVER, 60, slurm.env)
+    driver = run.begin("00:05:00", 0.2)
     run.until(10)
     slurm("scancel", "--user=root")
     run.until(25)
-    driver.send_signal(signal.SIGKILL)
+    driver.kill()
     driver.wait()
-    run.finish()
+    run.finish("00:05:00", 0.2)
     run.judge()
 
 
 def test_a_job_that_runs_out_of_time_is_followed_by_another(slurm, tmp_path):
-    run = Run(tmp_path, slurm, 100, walltime="00:01:00", pause=1.5)
-    run.finish()
+    run = Run(tmp_path, DRIVER, 100, slurm.env)
+    run.finish("00:01:00", 1.5)
     run.judge()
-    assert len(list((tmp_path / "cluster").rglob("*.submit"))) >= 2
+    assert len(scripts(tmp_path)) >= 2
+    assert any("DUE TO TIME LIMIT" in file.read_text() for file in (tmp_path / "cluster").rglob("*.stderr"))
+
+
+def test_a_partition_that_does_not_exist_is_told(slurm, tmp_path, monkeypatch):
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, slurm.env[name])
+    cluster = Cluster(ClusterConfig(provider="slurm", partition="nowhere", address="127.0.0.1"), tmp_path)
+    with pytest.raises(BackendError, match=r"ran no job.*[Ii]nvalid partition"):
+        list(cluster.each(identity, range(3)))
+
+
+# --- jobs on this machine: the same way without a batch system ---
+
+
+def local(tmp_path, **given) -> Cluster:
+    return Cluster(ClusterConfig(provider="local", cores=2, **given), tmp_path, heartbeat=10)
+
+
+def test_work_comes_back_and_has_a_thread_a_task(tmp_path):
+    cluster = local(tmp_path)
+    assert sorted(cluster.each(identity, range(20))) == [(k, k) for k in range(20)]
+    assert {result for _, result in cluster.each(threads, range(2))} == {"1"}
+    assert list(cluster.each(identity, [])) == []
+
+
+def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(tmp_path):
+    found = dict(local(tmp_path).each(die_if_seven, range(12), crash=lambda k: -k))
+    assert found == {**{k: k for k in range(12)}, 7: -7}
+
+
+# --- what jobs ask for ---
+
+SECTIONS = {
+    "slurm": {"account": "m1", "qos": "debug", "constraint": "cpu", "memory": 64},
+    "pbs": {"account": "m1", "cores": 64},
+    "lsf": {"account": "m1", "cores": 64},
+}
+
+
+@pytest.mark.parametrize("provider", SECTIONS)
+def test_what_a_job_asks_for_is_in_its_request(provider, tmp_path):
+    settings = ClusterConfig(provider=provider, partition="batch", walltime="01:30:00", nodes=2, **SECTIONS[provider])
+    made = Cluster(settings, tmp_path)._provider()
+    options = made.scheduler_options
+    assert made.nodes_per_block == 2
+    assert made.walltime == "01:30:00"
+    text = f"{options} {getattr(made, 'queue', '')} {getattr(made, 'account', '')} {getattr(made, 'project', '')}"
+    assert "batch" in text
+    assert "m1" in text
+    assert "OMP_NUM_THREADS=1" in made.worker_init
+
+
+def test_places_and_the_time_in_which_labels_begin(tmp_path):
+    settings = ClusterConfig(provider="slurm", jobs=3, nodes=2, cores=64, cores_per_label=16, walltime="01:00:00")
+    assert Cluster(settings, tmp_path).places == 24
+    assert Cluster(settings, tmp_path)._parsl().executors[0].drain_period == 3240
+    assert Cluster(settings, tmp_path, longest=600)._parsl().executors[0].drain_period == 2940
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"provider": "slurm", "partition": "a\n#SBATCH --uid=0"}, "partition"),
+        ({"provider": "slurm", "account": "$(reboot)"}, "account"),
+        ({"provider": "kubernetes", "cores": 4}, "image"),
+        ({"provider": "pbs"}, "cores"),
+        ({"provider": "slurm", "walltime": "2 hours"}, "walltime"),
+        ({"provider": "slurm", "walltime": "00:10:00", "drain": "00:20:00"}, "drain"),
+        ({"provider": "slurm", "cores": 4, "cores_per_label": 8}, "cores_per_label"),
+        ({"provider": "slurm", "setup": "module load evil"}, "setup"),
+    ],
+)
+def test_what_no_job_may_ask_for_is_refused(given, told):
+    with pytest.raises(ConfigError, match=told):
+        parse_config({"cluster": given})

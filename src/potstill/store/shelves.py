@@ -75,8 +75,20 @@ class Folder:
             return None
 
     def write(self, key: str, text: bytes) -> None:
-        """Write a text in place of one that may be there."""
-        write_atomic(self._file(key), text)
+        """Write a text in place of one that may be there.
+
+        Raises
+        ------
+        StoreError
+            If the disk is full, or not to be written to.
+        """
+        try:
+            write_atomic(self._file(key), text)
+        except OSError as error:
+            raise StoreError(
+                f"{error.strerror}: a label could not be kept in {self.path}. See to that and run the same command "
+                "again: all that had been kept is there, whole."
+            ) from error
 
     def delete(self, key: str) -> None:
         """Delete a text that may be there."""
