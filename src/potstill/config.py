@@ -395,7 +395,7 @@ class ClusterConfig(Section):
     drain: str = Field(
         "",
         description="HH:MM:SS before a job's end from which it begins no more labels; empty: a tenth of walltime, or "
-        "label.timeout.",
+        "label.timeout; 00:00:00: it begins some until its end.",
         pattern=r"^(\d{1,3}:[0-5]\d:[0-5]\d)?$",
     )
     address: Word = Field(

@@ -24,6 +24,7 @@ from potstill.errors import BackendError, ConvergenceError, DataError, PotstillE
 from potstill.protocols import Cautious, Potential
 from potstill.store import LabelStore, RunDir
 
+MOST_ATOMS = 100_000  # of a frame, where the reference does not say itself
 TOO_CLOSE = 0.6  # Å; no reference means anything below, and several crash
 SAY_EVERY = 10.0  # s between lines of progress
 GRACE = 2.0  # s between the end of a label's time and that of a worker that does not notice it
@@ -60,6 +61,10 @@ def refuse(frame: Frame, potential: Potential) -> Failure | None:
             potential.fingerprint,
             0,
         )
+    most: int = getattr(potential, "most_atoms", MOST_ATOMS)
+    if frame.n_atoms > most:
+        message = f"{frame.n_atoms:,} atoms are more than the {most:,} that this reference is given"
+        return Failure(frame.key, "size", message, potential.fingerprint, 0)
     from vesin import NeighborList
 
     a = frame.atoms

@@ -1,11 +1,12 @@
 """Labels on the nodes of a batch system: a real Slurm of one node; jobs cancelled, timed out, drivers killed."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 import slurm as one_node
-from counting import Run
+from counting import Run, die_if_seven, identity, threads
 from potstill.config import ClusterConfig, parse_config
 from potstill.engine.cluster import Cluster
 from potstill.errors import BackendError, ConfigError
@@ -33,20 +34,6 @@ if __name__ == "__main__":
     found = label(frames, Counting(root, pause), LabelStore(root / "labels"), cluster=cluster, tell=print)
     print("labelled", len(found.data))
 """
-
-
-def identity(x: int) -> int:
-    return x
-
-
-def threads(_item: int) -> str:
-    return os.environ["OMP_NUM_THREADS"]
-
-
-def die_if_seven(x: int) -> int:
-    if x == 7:
-        os._exit(9)
-    return x
 
 
 @pytest.fixture(scope="module")
@@ -96,19 +83,20 @@ def test_a_partition_that_does_not_exist_is_told(slurm, tmp_path, monkeypatch):
 # --- jobs on this machine: the same way without a batch system ---
 
 
-def local(tmp_path, **given) -> Cluster:
-    return Cluster(ClusterConfig(provider="local", cores=2, **given), tmp_path, heartbeat=10)
+@pytest.fixture
+def local(tmp_path, monkeypatch) -> Cluster:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where a job finds what it is to do
+    return Cluster(ClusterConfig(provider="local", cores=2), tmp_path, heartbeat=10)
 
 
-def test_work_comes_back_and_has_a_thread_a_task(tmp_path):
-    cluster = local(tmp_path)
-    assert sorted(cluster.each(identity, range(20))) == [(k, k) for k in range(20)]
-    assert {result for _, result in cluster.each(threads, range(2))} == {"1"}
-    assert list(cluster.each(identity, [])) == []
+def test_work_comes_back_and_has_a_thread_a_task(local):
+    assert sorted(local.each(identity, range(20))) == [(k, k) for k in range(20)]
+    assert {result for _, result in local.each(threads, range(2))} == {"1"}
+    assert list(local.each(identity, [])) == []
 
 
-def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(tmp_path):
-    found = dict(local(tmp_path).each(die_if_seven, range(12), crash=lambda k: -k))
+def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(local):
+    found = dict(local.each(die_if_seven, range(12), crash=lambda k: -k))
     assert found == {**{k: k for k in range(12)}, 7: -7}
 
 

@@ -133,9 +133,10 @@ def test_it_labels_through_the_store_and_refuses_what_is_nothing_for_it(aluminiu
     good = Frame.of(bulk("Al", a=4.05))
     stranger = Frame.of(bulk("Cu"))
     close = Frame.of(Atoms("Al2", positions=[[0, 0, 0], [0, 0, 0.3]], cell=[4, 4, 4], pbc=True))
-    found = label([good, stranger, close], aluminium, LabelStore(tmp_path), workers=1)
+    large = Frame.of(bulk("Al", cubic=True) * (7, 7, 7))
+    found = label([good, stranger, close, large], aluminium, LabelStore(tmp_path), workers=1)
     assert found.data.keys == [good.key]
-    assert {f.reason for f in found.failures} == {"element", "overlap"}
+    assert {f.reason for f in found.failures} == {"element", "overlap", "size"}
 
 
 def test_electrons_that_do_not_settle_are_a_failure_with_what_was_said(code, aluminium, monkeypatch):

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -230,6 +231,14 @@ def test_an_overlap_and_an_unknown_element_fail_and_never_reach_a_dataset(eam, s
     assert "2 failed: 1 element, 1 overlap" in told[-1]
 
 
+def test_more_atoms_than_any_reference_is_given_fail_before_a_worker_starts(eam, store, monkeypatch):
+    monkeypatch.setattr("potstill.label.each", lambda _work, items, **_how: iter([] if not items else [None]))
+    large = Frame.of(Atoms("Ni108000", np.zeros((108_000, 3)), cell=np.eye(3), pbc=True))
+    found = label([large], eam, store, workers=1)
+    assert [f.reason for f in found.failures] == ["size"]
+    assert "108,000 atoms are more than the 100,000" in found.failures[0].message
+
+
 def test_only_failures_leave_an_empty_dataset(eam, store):
     result = label([too_close()], eam, store, workers=1)
     assert len(result.data) == 0
@@ -308,8 +317,8 @@ def test_word_is_left_while_labels_are_made_and_taken_back_in_the_end(store, nic
     frames, words = list(nickel(3)), []
     label(frames, Moody(((frames[0].key, "raises"),)), store, workers=1, retries=0, note=words.append)
     assert len(words) == 3
-    assert words[0].startswith("1/3, 1 failed, 1 running, ")
-    assert words[1].startswith("2/3, 1 failed, 1 running, ")
+    assert re.match(r"1/3, [01] failed, 1 running, \d+ an hour, \d+ s left", words[0])
+    assert re.match(r"2/3, [01] failed, 1 running, ", words[1])
     assert words[2] is None
 
 

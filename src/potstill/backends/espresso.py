@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from potstill.backends import gth
-from potstill.backends.external import EXCERPT, ExternalCalculator, excerpt, k_grid, machine
+from potstill.backends.external import EXCERPT, MOST_ATOMS, ExternalCalculator, excerpt, k_grid, machine
 from potstill.config import EspressoConfig
 from potstill.errors import BackendError, ConvergenceError
 from potstill.store import digest, file_digest
@@ -88,6 +88,8 @@ class EspressoPotential:
     command: str
     version: str
     rung: int = 0
+
+    most_atoms: ClassVar[int] = MOST_ATOMS
 
     @classmethod
     def find(cls, elements: Sequence[str], settings: EspressoConfig) -> EspressoPotential:

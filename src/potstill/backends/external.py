@@ -24,7 +24,7 @@ from potstill.errors import BackendError, DataError
 if TYPE_CHECKING:
     from ase import Atoms
 
-MOST_ATOMS = 1000
+MOST_ATOMS = 1000  # of a frame that is given to such a code; more never ends
 EXCERPT = 12  # lines of output that a failure quotes
 
 
@@ -90,8 +90,6 @@ class ExternalCalculator(Calculator, ABC):  # type: ignore[misc]  # ASE is untyp
 
     def _check(self) -> None:
         atoms = self.atoms
-        if len(atoms) > MOST_ATOMS:
-            raise DataError(f"{self.program} is given at most {MOST_ATOMS} atoms, but this structure has {len(atoms)}.")
         if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
             raise DataError("A structure with NaN or infinite positions or cell is nothing to compute.")
         if abs(atoms.cell.volume) < 1e-3:

@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from potstill.backends.external import ExternalCalculator, excerpt, k_grid, machine
+from potstill.backends.external import MOST_ATOMS, ExternalCalculator, excerpt, k_grid, machine
 from potstill.config import GpawConfig
 from potstill.errors import BackendError, ConvergenceError
 from potstill.store import digest
@@ -61,6 +61,8 @@ class GpawPotential:
     command: str
     version: str
     rung: int = 0
+
+    most_atoms: ClassVar[int] = MOST_ATOMS
 
     @classmethod
     def find(cls, elements: Sequence[str], settings: GpawConfig) -> GpawPotential:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from potstill.cli.doctor import doctor
 from potstill.cli.labels import labels
 from potstill.errors import ConfigError, DataError, PotstillError, StoreError
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Write, check and explain configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.command()(labels)
+app.command()(doctor)
 
 STREAMED = 500 * 2**20  # bytes of structure files that are not read into memory at once
 LARGE = f"more than {STREAMED // 2**20} MB"

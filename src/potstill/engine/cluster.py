@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,7 @@ class Cluster:
         """
         try:
             from parsl.concurrent import ParslPoolExecutor
+            from parsl.executors.errors import BadStateException
             from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
             from parsl.jobs.errors import TooManyJobFailuresError
         except ModuleNotFoundError:
@@ -86,7 +88,7 @@ class Cluster:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         flying: dict[Future[Result], tuple[Item, int, int]] = {}
-        with _Quiet(), ParslPoolExecutor(config=self._parsl()) as pool:
+        with _logged(self.folder / "parsl.log"), ParslPoolExecutor(config=self._parsl()) as pool:
             send = partial(pool.submit, _in_place, work)
             flying[send(first)] = first, 0, 0
             while flying:
@@ -95,10 +97,11 @@ class Cluster:
                 for future in wait(flying, return_when=FIRST_COMPLETED)[0]:
                     item, lost, crashed = flying.pop(future)
                     error = future.exception()
-                    if isinstance(error, TooManyJobFailuresError):
+                    if isinstance(error, (BadStateException, TooManyJobFailuresError)):
+                        said = " ".join(str(error).partition("Error 2:")[0].split())  # they are alike
                         raise BackendError(
-                            f"The batch system ran no job for potstill. It said: {' '.join(str(error).split())[:500]}. "
-                            f"The jobs' scripts and output are in {self.folder}."
+                            f"The batch system ran no job for potstill. It said: {said[:500]}. The jobs' scripts and "
+                            f"output are in {self.folder}."
                         ) from None
                     lost += isinstance(error, ManagerLost)
                     crashed += isinstance(error, WorkerLost)
@@ -119,8 +122,10 @@ class Cluster:
         from parsl.jobs.error_handlers import windowed_error_handler
 
         s = self.settings
-        drain = s.seconds_to_work
-        if self.longest and not s.drain:
+        drain: int | None = s.seconds_to_work
+        if s.drain and not seconds(s.drain):
+            drain = None
+        elif self.longest and not s.drain:
             drain = max(60, seconds(s.walltime) - int(self.longest) - 60)
         executor = HighThroughputExecutor(
             label="potstill",
@@ -135,7 +140,12 @@ class Cluster:
             block_error_handler=windowed_error_handler,
         )
         return Config(
-            executors=[executor], run_dir=str(self.folder), strategy="htex_auto_scale", max_idletime=30.0, retries=0
+            executors=[executor],
+            run_dir=str(self.folder),
+            initialize_logging=False,
+            strategy="htex_auto_scale",
+            max_idletime=30.0,
+            retries=0,
         )
 
     def _provider(self) -> Any:
@@ -183,16 +193,23 @@ class Cluster:
         )
 
 
-class _Quiet:
-    """Keep parsl's log out of the terminal; it is in its folder."""
-
-    def __enter__(self) -> None:
-        log = logging.getLogger("parsl")
-        self.before = log.propagate
-        log.propagate = False
-
-    def __exit__(self, *_error: object) -> None:
-        logging.getLogger("parsl").propagate = self.before
+@contextmanager
+def _logged(file: Path) -> Iterator[None]:
+    """Keep what parsl has to say in a file, and out of the terminal."""
+    log = logging.getLogger("parsl")
+    before = log.propagate, log.level
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.propagate = before[0]
+        log.setLevel(before[1])
+        log.removeHandler(handler)
+        handler.close()
 
 
 _led: set[int] = set()
