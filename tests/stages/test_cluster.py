@@ -65,8 +65,8 @@ def test_a_job_cancelled_and_a_driver_killed_cost_what_is_in_flight(slurm, tmp_p
 
 
 def test_a_job_that_runs_out_of_time_is_followed_by_another(slurm, tmp_path):
-    run = Run(tmp_path, DRIVER, 100, slurm.env)
-    run.finish("00:01:00", 1.5)
+    run = Run(tmp_path, DRIVER, 140, slurm.env)  # Slurm looks at limits twice a minute
+    run.finish("00:01:00", 1.6)
     run.judge()
     assert len(scripts(tmp_path)) >= 2
     assert any("DUE TO TIME LIMIT" in file.read_text() for file in (tmp_path / "cluster").rglob("*.stderr"))

@@ -118,12 +118,13 @@ class Leverage:
 
 
 class Still:
-    """The default: what the labels would teach (:class:`Leverage`), wherever the model can say it.
+    """The default: half of the frames at random, half by what their labels would teach beside those.
 
-    The linear model's information is about how surroundings differ, in energies, forces and virials at once, so it is
-    diverse by itself, and takes from every kind of frame what the kind has to tell. The committee's doubt as a weight
-    on it changed nothing beyond the noise (docs/distilling.md). Models without our descriptors, such as MACE, only know
-    vectors and their own doubt: with them this is :class:`~potstill.select.plain.CommitteeSpread`.
+    D-optimal frames alone lower the worst errors, but they are of the pool's edges, and in between a potential that learnt from
+    nothing else is a little worse than one that learnt from any frames; half of each is as good as the better of both
+    (docs/selectors.md). The linear model's information is about how surroundings differ, in energies, forces and virials at
+    once, so it is diverse by itself. Models without our descriptors, such as MACE, only know vectors and their own
+    doubt: with them the second half is chosen by :class:`~potstill.select.plain.CommitteeSpread`.
     """
 
     name = "potstill"
@@ -131,6 +132,13 @@ class Still:
     def select(
         self, pool: Dataset, n: int, *, known: Dataset, committee: Describer, rng: np.random.Generator
     ) -> Selection:
-        """Choose by what the labels would teach, or else by doubt."""
+        """Draw one half, and choose the other knowing it."""
+        n = min(n, len(pool))
+        drawn = rng.permutation(len(pool))[: n // 2]
+        left = np.setdiff1d(np.arange(len(pool)), drawn)
         chooser = Leverage() if isinstance(committee, Surveyor) else CommitteeSpread()
-        return chooser.select(pool, n, known=known, committee=committee, rng=rng)
+        have = Dataset([*known, *(pool[int(k)] for k in drawn)])
+        rest = Dataset(pool[int(k)] for k in left)
+        taught = chooser.select(rest, n - len(drawn), known=have, committee=committee, rng=rng)
+        indices = np.concatenate([left[taught.indices], drawn])
+        return Selection(indices, np.concatenate([taught.scores, np.zeros(len(drawn))]))
