@@ -18,16 +18,15 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "selectors.md"
 HEAD = """# Selectors, measured
 
-Written by `python benchmarks/distil_page.py` from the results that `python benchmarks/distil.py` keeps; what it says and what follows
+Written by `python benchmarks/distil_page.py` from the results that `python benchmarks/distil.py` keeps. What they say
 is in [distilling](distilling.md). Means over seeds ± half the width of their 95 % interval; models are trained for
-{steps} steps at every size. Errors are those of 2,000 frames of other trajectories (for DFT, of the published test set).
+{steps} steps at every size. Errors are those on frames of other trajectories (for DFT, the published test set).
 Crystals, slabs and the vacancy are energies above the ground state, model less reference, in meV/atom.
 """
-PARTS = {
+PARTS = {  # what each file of results is
     "ni": (
         "Nickel, the pool alone",
-        "20,000 frames of 32 atoms, 800 to 3,500 K, embedded-atom labels: `distil.py table`. `random` and `potstill` went "
-        "through 10, 25, 50, 100, 200 and 400 labels, the others through 10, 25, 100 and 400.",
+        "20,000 frames of 32 atoms, 800 to 3,500 K, embedded-atom labels: `distil.py table`; some with fewer budgets.",
     ),
     "ni-beside": (
         "Nickel, a tenth of the labels from beside the pool",

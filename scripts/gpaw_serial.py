@@ -1,4 +1,5 @@
-# How the tests' GPAW is built (GPAW_CONFIG): without MPI, so that no MPI's development files are needed.
+"""How the tests' GPAW is built (GPAW_CONFIG): without MPI, so that no MPI's development files are needed."""
+
 mpi = False
 compiler = "gcc"
 fftw = True

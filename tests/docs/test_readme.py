@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 
 import pytest
 
@@ -77,3 +80,19 @@ def test_the_calculator_example_runs(repo, tmp_path, monkeypatch, nickel):
     (example,) = blocks(repo, "python")
     exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - our own README, held true by running it
     assert (tmp_path / "model").is_dir()
+
+
+def test_the_page_of_selectors_is_what_the_kept_results_say(repo):
+    command = [sys.executable, repo / "benchmarks" / "distil_page.py", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (repo / "docs" / "selectors.md").read_text().strip()
+
+
+def test_every_configuration_in_the_docs_and_the_examples_is_one(repo):
+    from potstill.config import parse_config
+
+    found = blocks(repo, "toml", ["README.md", *(f"docs/{page.name}" for page in (repo / "docs").glob("*.md"))])
+    found += [file.read_text() for file in (repo / "examples").glob("*.toml")]
+    assert len(found) >= 5
+    for text in found:
+        parse_config(tomllib.loads(text))

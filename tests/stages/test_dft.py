@@ -1,9 +1,12 @@
 """Density-functional labels, the same of every code: aluminium as published, derivatives, ladders, failures."""
 
+import multiprocessing
 import os
 import shutil
+import time
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,7 +159,28 @@ def test_a_program_that_dies_or_writes_nonsense_is_a_failure(aluminium):
         assert "ended with status" in result.message
     result = compute(Frame.of(sheared()), replace(aluminium, command="no-such-program"))
     assert not isinstance(result, Labels)
-    assert "could not be started as 'no-such-program" in result.message
+    assert "there is no program 'no-such-program'" in result.message
+
+
+def test_a_program_ends_with_a_worker_that_crashes(aluminium, tmp_path):
+    """Both codes start programs in the same way, so one of them would do; the program is a sleep with a name."""
+    program = tmp_path / "forever"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 600\n")
+    program.chmod(0o755)
+    worker = multiprocessing.get_context("spawn").Process(
+        target=energy_of, args=(sheared(), replace(aluminium, command=str(program)).calculator(tmp_path / "work"))
+    )
+    worker.start()
+    pid = tmp_path / "pid"
+    while not pid.exists() or not pid.read_text():
+        time.sleep(0.05)
+    worker.kill()
+    worker.join()
+    for _ in range(100):
+        if not Path(f"/proc/{pid.read_text().strip()}").exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it still runs")
 
 
 def test_a_command_that_is_not_the_code_is_a_sentence(code, monkeypatch, tmp_path):

@@ -223,12 +223,19 @@ def information(A: np.ndarray) -> float:
     return np.linalg.slogdet(np.eye(A.shape[1]) + np.einsum("npr,nqr->pq", A, A))[1]
 
 
-def test_the_default_is_leverage_where_a_model_says_what_labels_would_teach_and_else_committee(pool):
+@pytest.mark.parametrize(("describer", "name"), [(ToyCommittee(), "leverage"), (OnlyVectors(), "committee")])
+def test_the_default_draws_half_and_chooses_half_beside_it(pool, describer, name):
     known = pool.take([3, 8])
     left = pool.without(known)
-    for describer, name in ((ToyCommittee(), "leverage"), (OnlyVectors(), "committee")):
-        mine, other = (choose(n, left, 6, describer=describer, known=known) for n in ("potstill", name))
-        assert np.array_equal(mine.indices, other.indices)
+    found = choose("potstill", left, 7, describer=describer, known=known)
+    assert len(set(found.indices.tolist())) == 7
+    chosen, drawn = found.indices[:4], found.indices[4:]
+    have = Dataset([*known, *(left[int(k)] for k in drawn)])
+    rest = left.without(left.take(drawn))
+    other = choose(name, rest, 4, describer=describer, known=have)
+    assert [left[int(k)].key for k in chosen] == [rest[int(k)].key for k in other.indices]
+    again = choose("potstill", left, 7, describer=describer, known=known)
+    assert np.array_equal(again.indices, found.indices)
 
 
 def test_leverage_takes_the_frame_that_adds_most_information_each_time(pool):

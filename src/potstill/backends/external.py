@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 MOST_ATOMS = 1000  # of a frame that is given to such a code; more never ends
+GUARD = ("setpriv", "--pdeathsig", "KILL", "--")  # util-linux: what runs ends when its worker does, also by a crash
 EXCERPT = 12  # lines of output that a failure quotes
 
 
@@ -78,14 +79,14 @@ class ExternalCalculator(Calculator, ABC):  # type: ignore[misc]  # ASE is untyp
 
     def run(self, command: Sequence[str], output: str) -> tuple[int, str]:
         """Run a command in the folder; return its status and what it said, which ``output`` there gets too."""
+        if shutil.which(command[0]) is None:
+            raise BackendError(f"{self.program} could not be started: there is no program '{command[0]}'.")
+        guarded = [*(GUARD if shutil.which(GUARD[0]) else ()), *command]
         file = self.folder / output
         with file.open("wb") as out:
-            try:
-                done = subprocess.run(  # noqa: S603 - the machine's own configuration says what runs
-                    command, cwd=self.folder, stdout=out, stderr=out, stdin=subprocess.DEVNULL, check=False
-                )
-            except OSError as error:
-                raise BackendError(f"{self.program} could not be started as '{' '.join(command)}': {error}.") from None
+            done = subprocess.run(  # noqa: S603 - the machine's own configuration says what runs
+                guarded, cwd=self.folder, stdout=out, stderr=out, stdin=subprocess.DEVNULL, check=False
+            )
         return done.returncode, file.read_text(encoding="utf-8", errors="replace")
 
     def _check(self) -> None:

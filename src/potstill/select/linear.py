@@ -120,11 +120,11 @@ class Leverage:
 class Still:
     """The default: half of the frames at random, half by what their labels would teach beside those.
 
-    D-optimal frames alone lower the worst errors, but they are of the pool's edges, and in between a potential that learnt from
-    nothing else is a little worse than one that learnt from any frames; half of each is as good as the better of both
-    (docs/selectors.md). The linear model's information is about how surroundings differ, in energies, forces and virials at
-    once, so it is diverse by itself. Models without our descriptors, such as MACE, only know vectors and their own
-    doubt: with them the second half is chosen by :class:`~potstill.select.plain.CommitteeSpread`.
+    D-optimal frames alone lower the worst errors, but they are of the pool's edges, and in between a potential that
+    learnt from nothing else is a little worse than one that learnt from any frames (docs/selectors.md). The linear
+    model's information is about how surroundings differ, in energies, forces and virials at once, so it is diverse by
+    itself. Models without our descriptors, such as MACE, only know vectors and their own doubt: with them the second
+    half is chosen by :class:`~potstill.select.plain.CommitteeSpread`.
     """
 
     name = "potstill"
