@@ -195,6 +195,12 @@ class EspressoConfig(Section):
         gt=0,
         le=5,
     )
+    small_k_spacing: float = Field(
+        0.25,
+        description="1/Å. The same for cells of fewer than 16 atoms: crystals, which no disorder helps to converge.",
+        gt=0,
+        le=5,
+    )
     smearing: Literal["mv", "mp", "fd", "gauss"] = Field("mv", description="Kind of smearing: cold (mv) by default.")
     width: float = Field(0.02, description="Ry. Width of the smearing.", gt=0, le=0.5)
     spin: float = Field(
@@ -222,6 +228,12 @@ class GpawConfig(Section):
         0.5,
         description="1/Å, with the factor of 2π. Points of the shifted Monkhorst-Pack grid are this far apart at most: "
         "2 × 2 × 2 for 32 atoms.",
+        gt=0,
+        le=5,
+    )
+    small_k_spacing: float = Field(
+        0.25,
+        description="1/Å. The same for cells of fewer than 16 atoms: crystals, which no disorder helps to converge.",
         gt=0,
         le=5,
     )

@@ -12,7 +12,7 @@ from potstill.config import parse_config
 from potstill.errors import BackendError, ConfigError
 
 PBE_ALUMINIUM = 4.04  # Å; Haas, Tran and Blaha, Phys. Rev. B 79, 085104 (2009)
-COARSE = {"cutoff": 16.0, "k_spacing": 0.6, "width": 0.03, "convergence": 1e-9}  # what matters is that all agree
+COARSE = {"cutoff": 16.0, "small_k_spacing": 0.6, "width": 0.03, "convergence": 1e-9}  # what matters is that all agree
 
 
 def settings(**given):

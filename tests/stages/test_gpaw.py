@@ -23,7 +23,7 @@ def program():
 
 
 def test_a_magnet_is_lower_in_energy(program):
-    coarse = {"cutoff": 300.0, "k_spacing": 0.9, "width": 0.2}
+    coarse = {"cutoff": 300.0, "small_k_spacing": 0.9, "width": 0.2}
     energies = []
     for spin in (0.0, 2.5):
         atoms = bulk("Fe", a=2.83)

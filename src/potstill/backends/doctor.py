@@ -15,8 +15,8 @@ from potstill.config import parse_config
 from potstill.errors import PotstillError
 
 QUICK = {  # settings under which one atom takes seconds; its energy means nothing
-    "espresso": {"cutoff": 16.0, "k_spacing": 1.0, "width": 0.05},
-    "gpaw": {"cutoff": 200.0, "k_spacing": 1.0, "width": 0.5},
+    "espresso": {"cutoff": 16.0, "small_k_spacing": 1.0, "width": 0.05},
+    "gpaw": {"cutoff": 200.0, "small_k_spacing": 1.0, "width": 0.5},
 }
 REFERENCES = ("lammps:Al_zhou.eam.alloy", "ase:emt", "espresso", "gpaw")
 SCHEDULERS = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "kubernetes": "kubectl"}

@@ -176,13 +176,12 @@ def _write(file: Path, atoms: Atoms, potential: EspressoPotential) -> None:
         "occupations": "smearing",
         "smearing": s.smearing,
         "degauss": s.width,
-        "nosym": True,
     }
     if s.spin:
         system["nspin"] = 2
     atoms = atoms.copy()  # ASE writes initial moments as magnetisations, and turns spin on for moments that bulk() sets
     atoms.set_initial_magnetic_moments([s.spin] * len(atoms))
-    grid = k_grid(atoms, s.k_spacing)
+    grid = k_grid(atoms, s.k_spacing, s.small_k_spacing)
     data = {
         "control": {
             "calculation": "scf",

@@ -123,8 +123,8 @@ class GpawCalculator(ExternalCalculator):
                 "cell": a.cell.array.tolist(),
                 "pbc": a.pbc.tolist(),
             },
-            "k_grid": k_grid(a, s.k_spacing),
-            **s.model_dump(mode="json", exclude={"k_spacing"}),
+            "k_grid": k_grid(a, s.k_spacing, s.small_k_spacing),
+            **s.model_dump(mode="json", exclude={"k_spacing", "small_k_spacing"}),
             **LADDER[self.potential.rung],
         }
         (self.folder / "gpaw.json").write_text(json.dumps(asked), encoding="utf-8")

@@ -46,7 +46,6 @@ def solve(asked: dict[str, Any]) -> dict[str, Any]:
         kpts=asked["k_grid"],
         setups=asked["setups"],
         spinpol=bool(asked["spin"]),
-        symmetry={"point_group": False},
         occupations={"name": asked["smearing"], "width": asked["width"]},
         convergence={"energy": asked["convergence"], "density": 1e-5, "eigenstates": 1e-8},
         mixer={"backend": "pulay", **method, **asked["mixer"]},
