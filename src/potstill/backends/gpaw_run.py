@@ -28,7 +28,7 @@ def about(setups: list[str]) -> None:
         except (OSError, RuntimeError):
             hashes[name] = ""
     if gpaw.mpi.rank == 0:
-        print(json.dumps({"version": gpaw.__version__, "setups": hashes}))  # noqa: T201 - who asked reads it
+        sys.stdout.write(json.dumps({"version": gpaw.__version__, "setups": hashes}) + "\n")
 
 
 def solve(asked: dict[str, Any]) -> dict[str, Any]:
