@@ -83,6 +83,11 @@ def die_if_seven(x: int) -> int:
     return x
 
 
+def sleep_unless_zero(seconds: int) -> int:
+    time.sleep(seconds)
+    return seconds
+
+
 def frames(n: int) -> Dataset:
     """Return so many frames of four rattled atoms."""
     made = []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import slurm as one_node
-from counting import Run, die_if_seven, identity, threads
+from counting import Run, die_if_seven, identity, sleep_unless_zero, threads
 from potstill.config import ClusterConfig, parse_config
 from potstill.engine.cluster import Cluster
 from potstill.errors import BackendError, ConfigError
@@ -98,6 +98,12 @@ def test_work_comes_back_and_has_a_thread_a_task(local):
 def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(local):
     found = dict(local.each(die_if_seven, range(12), crash=lambda k: -k))
     assert found == {**{k: k for k in range(12)}, 7: -7}
+
+
+def test_who_stops_asking_does_not_wait_for_what_still_runs(local):
+    coming = local.each(sleep_unless_zero, [0, 3600])
+    assert next(coming) == (0, 0)
+    coming.close()  # as Ctrl-C does; the limit of time of this test is shorter than the sleep
 
 
 # --- what jobs ask for ---

@@ -88,7 +88,7 @@ class Cluster:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         flying: dict[Future[Result], tuple[Item, int, int]] = {}
-        with _logged(self.folder / "parsl.log"), ParslPoolExecutor(config=self._parsl()) as pool:
+        with _logged(self.folder / "parsl.log"), _ended(ParslPoolExecutor(config=self._parsl())) as pool:
             send = partial(pool.submit, _in_place, work)
             flying[send(first)] = first, 0, 0
             while flying:
@@ -191,6 +191,15 @@ class Cluster:
         return providers.LSFProvider(
             **common, queue=s.partition or None, project=s.account or None, cores_per_node=s.cores
         )
+
+
+@contextmanager
+def _ended(pool: Any) -> Iterator[Any]:
+    """End jobs with the work, however that ends; parsl by itself would wait for tasks that nobody wants any more."""
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
 
 
 @contextmanager
