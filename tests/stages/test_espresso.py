@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 from ase import Atoms
@@ -79,3 +80,18 @@ def test_what_is_not_there_is_a_sentence(program, monkeypatch):
 def test_a_pseudopotential_s_name_cannot_leave_its_folder(name):
     with pytest.raises(ConfigError, match="pseudopotentials"):
         settings(pseudopotentials={"Al": name})
+
+
+def test_several_processes_a_label_are_the_machine_s_to_start_and_change_nothing(program):
+    """mpirun is asked for as a cluster's user would in ASE's configuration; the two flags are for a test as root."""
+    if shutil.which("mpirun") is None:
+        assert not os.environ.get("CI"), "mpirun is missing, and CI must not go without"
+        pytest.skip("no mpirun is installed")
+    alone = resolve("espresso", ["Al"], settings(cutoff=16.0, small_k_spacing=0.6))
+    two = replace(alone, command="mpirun --allow-run-as-root --oversubscribe -np 2 pw.x")
+    energies = []
+    for potential in (alone, two):
+        atoms = bulk("Al", a=4.05)
+        atoms.calc = potential.calculator()
+        energies.append(atoms.get_potential_energy())
+    assert energies[0] == pytest.approx(energies[1], abs=1e-6)
