@@ -224,15 +224,15 @@ def information(A: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("describer", "name"), [(ToyCommittee(), "leverage"), (OnlyVectors(), "committee")])
-def test_the_default_draws_two_thirds_and_chooses_the_rest_beside_them(pool, describer, name):
+def test_the_default_draws_half_and_chooses_half_beside_it(pool, describer, name):
     known = pool.take([3, 8])
     left = pool.without(known)
     found = choose("potstill", left, 7, describer=describer, known=known)
     assert len(set(found.indices.tolist())) == 7
-    chosen, drawn = found.indices[:3], found.indices[3:]
+    chosen, drawn = found.indices[:4], found.indices[4:]
     have = Dataset([*known, *(left[int(k)] for k in drawn)])
     rest = left.without(left.take(drawn))
-    other = choose(name, rest, 3, describer=describer, known=have)
+    other = choose(name, rest, 4, describer=describer, known=have)
     assert [left[int(k)].key for k in chosen] == [rest[int(k)].key for k in other.indices]
     again = choose("potstill", left, 7, describer=describer, known=known)
     assert np.array_equal(again.indices, found.indices)

@@ -18,7 +18,7 @@ from potstill.errors import ConfigError
 from potstill.protocols import Describer, Selection, Surveyor
 from potstill.select.plain import CommitteeSpread
 
-DRAWN = 2  # frames at random for each that is chosen
+DRAWN = 1  # frames at random for each that is chosen
 BLOCK = 256  # frames whose first gains are computed together
 
 
@@ -119,13 +119,13 @@ class Leverage:
 
 
 class Still:
-    """The default: two thirds of the frames at random, one by what their labels would teach beside those.
+    """The default: half of the frames at random, half by what their labels would teach beside those.
 
     D-optimal frames alone lower the worst errors, but they are of the pool's edges, and in between a potential that
     learnt from nothing else is a little worse than one that learnt from any frames (docs/selectors.md). The linear
     model's information is about how surroundings differ, in energies, forces and virials at once, so it is diverse by
     itself. Models without our descriptors, such as MACE, only know vectors and their own doubt: with them the
-    third is chosen by :class:`~potstill.select.plain.CommitteeSpread`.
+    second half is chosen by :class:`~potstill.select.plain.CommitteeSpread`.
     """
 
     name = "potstill"
@@ -133,7 +133,7 @@ class Still:
     def select(
         self, pool: Dataset, n: int, *, known: Dataset, committee: Describer, rng: np.random.Generator
     ) -> Selection:
-        """Draw two thirds, and choose the rest knowing them."""
+        """Draw one half, and choose the other knowing it."""
         n = min(n, len(pool))
         drawn = rng.permutation(len(pool))[: n * DRAWN // (DRAWN + 1)]
         left = np.setdiff1d(np.arange(len(pool)), drawn)
