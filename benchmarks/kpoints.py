@@ -2,8 +2,8 @@
 
     python benchmarks/kpoints.py            about ten minutes on a core
 
-Prints energies above fcc (meV/atom) of small cells for several spacings of points, and for a disordered cell of 32 atoms
-what each spacing changes against the densest: energy (meV/atom) and force components (root mean square, eV/Å).
+Prints energies above fcc (meV/atom) of small cells for several spacings of points, and for a disordered cell of 32
+atoms what each spacing changes against the densest: energy (meV/atom) and force components (root mean square, eV/Å).
 """
 
 from __future__ import annotations

@@ -196,7 +196,7 @@ class EspressoConfig(Section):
         le=5,
     )
     small_k_spacing: float = Field(
-        0.25,
+        0.2,
         description="1/Å. The same for cells of fewer than 16 atoms: crystals, which no disorder helps to converge.",
         gt=0,
         le=5,
@@ -232,7 +232,7 @@ class GpawConfig(Section):
         le=5,
     )
     small_k_spacing: float = Field(
-        0.25,
+        0.2,
         description="1/Å. The same for cells of fewer than 16 atoms: crystals, which no disorder helps to converge.",
         gt=0,
         le=5,

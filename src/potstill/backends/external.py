@@ -104,8 +104,8 @@ def k_grid(atoms: Atoms, large: float, small: float) -> tuple[int, int, int]:
     """Return the Monkhorst–Pack grid of points at most so far apart (1/Å, with 2π); 1 where nothing repeats.
 
     ``small`` is for cells of fewer than :data:`SMALL` atoms, ``large`` for others. Disorder averages over k-points as
-    a denser grid does: where 2 × 2 × 2 is right to 1 meV/atom for 32 atoms of liquid aluminium, the same density is
-    80 meV/atom off for one atom of bcc (docs/labels.md).
+    a denser grid does; with as many points for their size, crystals are further off: bcc aluminium by 80 meV/atom
+    (benchmarks/kpoints.py).
     """
     spacing = small if len(atoms) < SMALL else large
     lengths = 2 * math.pi * np.linalg.norm(atoms.cell.reciprocal().array, axis=1)
