@@ -146,7 +146,7 @@ def test_a_write_that_fails_leaves_no_entry_and_no_litter(tmp_path, nickel_frame
     store = LabelStore(tmp_path)
     with monkeypatch.context() as broken:
         broken.setattr("potstill.data.files.os.fsync", full_disk)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StoreError, match="No space left"):
             store.put(nickel_frame, Labels(-1.0, np.zeros((4, 3)), None, "eam:1"))
     assert files_below(tmp_path) == []
     assert store.get(nickel_frame, "eam:1") is None
