@@ -1,7 +1,7 @@
 """Which selector to trust, and what the default reaches: learning curves with error bars on nickel and on niobium.
 
     python benchmarks/distil.py table       all selectors on 20,000 nickel frames, 10 to 400 labels, five seeds
-    python benchmarks/distil.py second      default and random on niobium, which had no say in the default
+    python benchmarks/distil.py second      default, random and leverage on niobium
     python benchmarks/distil.py default     the default with generated frames; table has it without
     python benchmarks/distil.py dft         half of the DFT frames of Zuo et al., chosen, against all of them
     python benchmarks/distil.py scale       10,000 to 1,000,000 frames to 1,000: seconds and memory
@@ -157,13 +157,12 @@ def main() -> None:
         return
     nickel = partial(pool, "Ni", NICKEL, 20_000, "800:3500", "fcc")
     niobium = partial(pool, "Nb", NIOBIUM, 4_000, "1200:4500", "bcc")
-    every = ",".join(name for name in SELECTORS if name != "leverage")  # which the default is
     if given.part == "rivals":
         selecting.rivals(nickel()[0])
     elif given.part == "table":
-        contest("ni", nickel, given, every, reference=NICKEL, element="Ni")
+        contest("ni", nickel, given, ",".join(SELECTORS), reference=NICKEL, element="Ni")
     elif given.part == "second":
-        contest("nb", niobium, given, "random,potstill", reference=NIOBIUM, element="Nb")
+        contest("nb", niobium, given, "random,leverage,potstill", reference=NIOBIUM, element="Nb")
     else:
         contest("ni-beside", nickel, given, "potstill", reference=NICKEL, element="Ni", beside=True)
 

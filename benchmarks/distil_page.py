@@ -33,7 +33,7 @@ PARTS = {  # what each file of results is
         "The default as it is, with generated frames: `distil.py default --budgets 100`.",
     ),
     "nb": (
-        "Niobium, which had no say in the default",
+        "Niobium",
         "4,000 frames of 36 atoms, 1,200 to 4,500 K, labels by UF3: `distil.py second --budgets 25,100,400`.",
     ),
     "zuo": (

@@ -179,15 +179,9 @@ class LabelConfig(Section):
     )
 
 
-class EspressoConfig(Section):
-    """Labels by density-functional theory with Quantum ESPRESSO: label.reference = "espresso"."""
+class PlaneWaves(Section):
+    """What codes with plane waves have in common."""
 
-    cutoff: float = Field(
-        40.0, description="Ry. Of the wave functions; 20 do for aluminium's GTH-PBE-q3.", gt=0, le=500
-    )
-    density_cutoff: float = Field(
-        0.0, description="Ry. Of the density; 0: four times cutoff, right for norm-conserving pseudopotentials.", ge=0
-    )
     k_spacing: float = Field(
         0.5,
         description="1/Å, with the factor of 2π. Points of the shifted Monkhorst-Pack grid are this far apart at most: "
@@ -200,6 +194,17 @@ class EspressoConfig(Section):
         description="1/Å. The same for cells of fewer than 16 atoms: crystals, which no disorder helps to converge.",
         gt=0,
         le=5,
+    )
+
+
+class EspressoConfig(PlaneWaves):
+    """Labels by density-functional theory with Quantum ESPRESSO: label.reference = "espresso"."""
+
+    cutoff: float = Field(
+        40.0, description="Ry. Of the wave functions; 20 do for aluminium's GTH-PBE-q3.", gt=0, le=500
+    )
+    density_cutoff: float = Field(
+        0.0, description="Ry. Of the density; 0: four times cutoff, right for norm-conserving pseudopotentials.", ge=0
     )
     smearing: Literal["mv", "mp", "fd", "gauss"] = Field("mv", description="Kind of smearing: cold (mv) by default.")
     width: float = Field(0.02, description="Ry. Width of the smearing.", gt=0, le=0.5)
@@ -217,25 +222,12 @@ class EspressoConfig(Section):
     )
 
 
-class GpawConfig(Section):
+class GpawConfig(PlaneWaves):
     """Labels by density-functional theory with GPAW and plane waves: label.reference = "gpaw"."""
 
     cutoff: float = Field(350.0, description="eV. Of the plane waves; 300 do for aluminium.", gt=0, le=5000)
     functional: Literal["LDA", "PBE", "PBEsol", "RPBE", "revPBE"] = Field(
         "PBE", description="Of exchange and correlation; GPAW has setups for it."
-    )
-    k_spacing: float = Field(
-        0.5,
-        description="1/Å, with the factor of 2π. Points of the shifted Monkhorst-Pack grid are this far apart at most: "
-        "2 × 2 × 2 for 32 atoms.",
-        gt=0,
-        le=5,
-    )
-    small_k_spacing: float = Field(
-        0.2,
-        description="1/Å. The same for cells of fewer than 16 atoms: crystals, which no disorder helps to converge.",
-        gt=0,
-        le=5,
     )
     smearing: Literal["marzari-vanderbilt", "fermi-dirac"] = Field(
         "marzari-vanderbilt", description="Kind of smearing: cold by default."

@@ -235,7 +235,7 @@ def label(
     reused = sum(isinstance(r, Labels) for r in results.values())
 
     def crash(frame: Frame) -> Failure:
-        message = "the worker died while it computed this frame, twice"
+        message = "the worker died while it computed this frame, each time that it was asked for"
         failure = Failure(frame.key, "crash", message, potential.fingerprint, 2)
         store.put(frame, failure)
         return failure

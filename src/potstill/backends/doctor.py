@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -88,8 +88,3 @@ def machine() -> str:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{cores()} cores, {memory:.0f} GiB of memory, Python {platform.python_version()} on {platform.platform()}"
-
-
-def examine(recipes: Sequence[str] = REFERENCES) -> Iterator[Finding]:
-    """Examine references one after the other, as they are asked for."""
-    return (reference(recipe) for recipe in recipes)

@@ -21,12 +21,12 @@ def doctor(
     from potstill.backends import doctor as ward
 
     typer.echo(ward.machine())
-    findings = []
-    for found in ward.examine(reference or ward.REFERENCES):
-        findings.append(found)
+    broken = []
+    for recipe in reference or ward.REFERENCES:
+        found = ward.reference(recipe)
         _print(found)
+        broken += [] if found.works else [recipe]
     if reference:
-        broken = [f.name for f in findings if not f.works]
         if broken:
             raise BackendError(f"Of the references asked for, {', '.join(broken)} cannot be used here: see above.")
         return

@@ -18,7 +18,6 @@ from potstill.errors import ConfigError
 from potstill.protocols import Describer, Selection, Surveyor
 from potstill.select.plain import CommitteeSpread
 
-DRAWN = 1  # frames at random for each that is chosen
 BLOCK = 256  # frames whose first gains are computed together
 
 
@@ -135,7 +134,7 @@ class Still:
     ) -> Selection:
         """Draw one half, and choose the other knowing it."""
         n = min(n, len(pool))
-        drawn = rng.permutation(len(pool))[: n * DRAWN // (DRAWN + 1)]
+        drawn = rng.permutation(len(pool))[: n // 2]
         left = np.setdiff1d(np.arange(len(pool)), drawn)
         chooser = Leverage() if isinstance(committee, Surveyor) else CommitteeSpread()
         have = Dataset([*known, *(pool[int(k)] for k in drawn)])
