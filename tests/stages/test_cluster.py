@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 import slurm as one_node
-from counting import Run, die_if_seven, identity, sleep_unless_zero, threads
+from counting import Counting, Run, die_if_seven, frames, identity, sleep_unless_zero, threads
 from potstill.config import ClusterConfig, parse_config
 from potstill.engine.cluster import Cluster
 from potstill.errors import BackendError, ConfigError
+from potstill.label import label
+from potstill.store import LabelStore
 
 pytest.importorskip("parsl")
 
@@ -98,6 +100,14 @@ def test_work_comes_back_and_has_a_thread_a_task(local):
 def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(local):
     found = dict(local.each(die_if_seven, range(12), crash=lambda k: -k))
     assert found == {**{k: k for k in range(12)}, 7: -7}
+
+
+def test_a_label_that_hangs_in_a_job_is_a_failure_and_the_others_are_made(local, tmp_path):
+    asked = frames(6)
+    potential = Counting(tmp_path, 0.0, {asked[2].key: "hang"})
+    found = label(list(asked), potential, LabelStore(tmp_path / "labels"), timeout=3.0, cluster=local)
+    assert [f.reason for f in found.failures] == ["time-out"]
+    assert len(found.data) == 5
 
 
 def test_who_stops_asking_does_not_wait_for_what_still_runs(local):
