@@ -259,10 +259,11 @@ def relaxed(
     return work
 
 
-def supercell(name: str, element: str, volume: float, n_atoms: int) -> Atoms:
+def supercell(name: str, element: str, volume: float, n_atoms: int, *, stretch: float = 1.0) -> Atoms:
     """Repeat a right-angled cell of fcc, bcc or hcp until it holds nearly ``n_atoms`` and is nearly a cube.
 
-    fcc gives exactly 32 and 108; bcc 54 and 128; hcp the nearest orthorhombic block.
+    fcc gives exactly 32 and 108; bcc 54 and 128; hcp the nearest orthorhombic block. ``stretch`` multiplies the ratio
+    of the third edge to the others, at the same volume: c/a over the ideal one, of hcp.
     """
     from ase import Atoms
 
@@ -286,5 +287,8 @@ def supercell(name: str, element: str, volume: float, n_atoms: int) -> Atoms:
     every = [(i, j, k) for i in range(1, limit) for j in range(1, limit) for k in range(1, limit)]
     repeat = min(every, key=badness)
     unit = Atoms([element] * len(basis), scaled_positions=basis, cell=edges, pbc=True)
-    unit.set_cell(unit.cell * (volume * len(basis) / unit.get_volume()) ** (1 / 3), scale_atoms=True)
+    unit.set_cell(
+        unit.cell * [1.0, 1.0, stretch] * (volume * len(basis) / unit.get_volume() / stretch) ** (1 / 3),
+        scale_atoms=True,
+    )
     return unit.repeat(repeat)

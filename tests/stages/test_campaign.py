@@ -1,11 +1,7 @@
 """Extended ensembles as a whole: frames and their origins, restart, several cells, and runs that go wrong."""
 
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,25 +71,6 @@ def test_the_seed_decides_everything(tmp_path):
     a, b, c = (make(tmp_path / str(k), seed=s)[0].pool.keys for k, s in enumerate((1, 1, 2)))
     assert a == b
     assert not set(a) & set(c)
-
-
-def test_a_first_run_that_compiles_its_loop_gives_the_digits_of_later_ones(tmp_path):
-    command = [
-        Path(sys.executable).with_name("potstill"),
-        "sample",
-        "--element",
-        "Ni",
-        "--potential",
-        "lammps:NiAlH_jea.eam.alloy",
-    ]
-    for key, value in {**QUICK, "temperature": [1000, 3000]}.items():
-        command += ["--set", f"sample.{key}={value}"]
-    pools = []
-    for name in ("first", "second"):
-        fresh = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "compiled")}
-        subprocess.run([*command, "--out", str(tmp_path / name)], env=fresh, check=True, capture_output=True)
-        pools.append((tmp_path / name / "pool.extxyz").read_bytes())
-    assert pools[0] == pools[1]
 
 
 def test_a_damaged_round_is_refused_with_its_name(tmp_path):

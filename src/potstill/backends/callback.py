@@ -6,8 +6,9 @@ import ctypes
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, types
+from numba import carray, types
 
+from potstill.compiled import kept_c
 from potstill.memory import call_compute, call_external, call_lookup, call_set, floats_at, words_at
 from potstill.protocols import ExternalForce
 
@@ -19,9 +20,8 @@ BAR = 6.241509125883258e-07  # eV/Å³
  HIGH, WORDS) = range(15)  # fmt: skip
 
 
-@cfunc(
+@kept_c(
     types.void(types.intp, types.int64, types.int32, types.intp, types.intp, types.intp),
-    cache=True,
     error_model="numpy",
 )
 def on_step(block, step, n, _tags, x, external):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
-from numba import carray, cfunc, types
+from numba import carray, types
 from numpy.typing import NDArray
 
+from potstill.compiled import kept_c
 from potstill.memory import (
     call_alone,
     call_energy,
@@ -287,9 +288,8 @@ def _evaluate(b: I64, n: int, tags: I32, x: F64, energies: F64, answer: F64) -> 
     return forces, culprit
 
 
-@cfunc(
+@kept_c(
     types.void(types.intp, types.int64, types.int32, types.intp, types.intp, types.intp),
-    cache=True,
     error_model="numpy",
 )
 def on_forces(block, step, n_own, tag, x, external):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201

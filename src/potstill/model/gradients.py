@@ -13,6 +13,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.compiled import kept
 from potstill.model.kernels import (
     Near,
     Shape,
@@ -37,7 +38,7 @@ I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
 
 
-@nb.njit(cache=True, parallel=True)
+@kept(parallel=True)
 def describe_atoms(
     bounds: I64, first: I64, second: I32, x: F64, owner: I32, kinds: I32, centre: I64, s: Shape, G: F64
 ) -> None:
@@ -52,7 +53,7 @@ def describe_atoms(
             describe(s, o, C, 0, G, i * F)
 
 
-@nb.njit(cache=True, parallel=True)
+@kept(parallel=True)
 def batch_pull(
     batch: I64,
     out_at: I64,
@@ -99,7 +100,7 @@ def batch_pull(
                 gather(o, s.n_kinds, edge, 3 * m * o.room, a, out_at[b] - low, forces[m], virial[m, b])
 
 
-@nb.njit(cache=True, parallel=True)
+@kept(parallel=True)
 def batch_push(
     batch: I64,
     out_at: I64,
@@ -148,7 +149,7 @@ def _displace(o: Near, n_kinds: int, a: int, offset: int, R: Any, S: Any, move: 
         store(move, k + 2 * room, dz * zz + z - load(move, k + 2 * room))
 
 
-@nb.njit(cache=True)
+@kept()
 def design(  # noqa: C901 - the loops of one sum
     first: I64, second: I32, x: F64, owner: I32, kinds: I32, centre: I64, s: Shape, out: F64
 ) -> None:

@@ -16,6 +16,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.compiled import kept
 from potstill.data import Array, Frame
 from potstill.errors import DataError
 
@@ -208,7 +209,7 @@ def outdated(
     return not 2.0 * farthest + reach / (1.0 - norm) <= reach + skin
 
 
-@nb.njit(cache=True)
+@kept()
 def _place(positions: F64, cell: F64, owner: I32, shift: F64, x: F64) -> None:
     for e in range(len(owner)):
         i = owner[e]
@@ -217,7 +218,7 @@ def _place(positions: F64, cell: F64, owner: I32, shift: F64, x: F64) -> None:
             x[e, k] = positions[i, k] + moved
 
 
-@nb.njit(cache=True)
+@kept()
 def _images(frac: F64, spans: I64, margin: F64) -> tuple[I32, F64]:
     """Return the images, other than the atoms themselves, that lie within the margin of the cell."""
     n, count = len(frac), 0
@@ -269,7 +270,7 @@ class Cubes(NamedTuple):
     size: I64
 
 
-@nb.njit(cache=True)
+@kept()
 def _sorted(x: F64, reach: float) -> Cubes:
     n = len(x)
     low, high = np.zeros(3), np.zeros(3)
@@ -306,7 +307,7 @@ def _sorted(x: F64, reach: float) -> Cubes:
     return Cubes(heads, cube, order, x[order, 0], x[order, 1], x[order, 2], size)
 
 
-@nb.njit(cache=True, parallel=True, fastmath=True)
+@kept(parallel=True, fastmath=True)
 def _count(x: F64, n: int, reach: float, cubes: Cubes, first: I64) -> float:
     """Fill ``first[i + 1]`` with the number of neighbours of i; return the smallest squared distance."""
     nearest = np.full(n, 1e300)
@@ -338,7 +339,7 @@ def _count(x: F64, n: int, reach: float, cubes: Cubes, first: I64) -> float:
     return best
 
 
-@nb.njit(cache=True, parallel=True, fastmath=True)
+@kept(parallel=True, fastmath=True)
 def _fill(x: F64, n: int, reach: float, cubes: Cubes, first: I64, second: I32) -> None:
     reach2 = reach * reach
     X, Y, Z, heads, size = cubes.x, cubes.y, cubes.z, cubes.heads, cubes.size
@@ -358,5 +359,5 @@ def _fill(x: F64, n: int, reach: float, cubes: Cubes, first: I64, second: I32) -
                         at += 1
 
 
-_count_alone = nb.njit(cache=True, fastmath=True)(_count.py_func)
-_fill_alone = nb.njit(cache=True, fastmath=True)(_fill.py_func)
+_count_alone = kept("_count_alone", fastmath=True)(_count.py_func)
+_fill_alone = kept("_fill_alone", fastmath=True)(_fill.py_func)

@@ -14,6 +14,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.compiled import kept
 from potstill.model.kernels import (
     Near,
     Shape,
@@ -370,7 +371,7 @@ def evaluate(  # noqa: C901, PLR0912 - one loop, compiled as one
                     gather(o, s.n_kinds, work.F, 3 * part * o.room, a, 0, forces[part], virial[part, frame[a]])
 
 
-@nb.njit(cache=True, parallel=True)
+@kept(parallel=True)
 def _in_slabs(
     bounds: I64,
     first: I64,
@@ -410,7 +411,7 @@ def _in_slabs(
         )
 
 
-@nb.njit(cache=True, parallel=True)
+@kept(parallel=True)
 def _sum(buffers: F64, out: F64) -> None:
     """Add buffers (k, parts, n, 3) up, always in the same order."""
     for i in nb.prange(out.shape[1]):

@@ -13,9 +13,10 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-from numba import carray, cfunc, types
+from numba import carray, types
 from numpy.typing import NDArray
 
+from potstill.compiled import kept_c
 from potstill.model.kernels import Shape
 from potstill.model.neighbours import CLOSEST, MOST_EDGES, Cubes, _sorted
 from potstill.model.network import Net, Wall, evaluate
@@ -193,7 +194,7 @@ def _compiled(single: bool) -> Any:
     weights = types.CPointer(types.float32) if single else real
     n = types.int64
     signature = types.void(whole, n, real, n, weights, n, n, n, n, real, short, short, real, real, real)
-    return cfunc(signature, cache=True)(_evaluate)
+    return kept_c(signature)(_evaluate)
 
 
 def function(*, single: bool) -> int:

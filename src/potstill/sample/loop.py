@@ -21,6 +21,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.compiled import kept
 from potstill.sample.bias import FROZEN, Bias, Learning, evaluate, learn
 from potstill.sample.eam import Neighbours, Scratch, Tables, list_pairs, place_images
 from potstill.sample.order import NONE, Order, OrderScratch, order_parameter
@@ -206,7 +207,7 @@ def _distortion(h: F64, first: F64) -> float:
     return total
 
 
-@nb.njit(cache=True, nogil=True)
+@kept(nogil=True)
 def walk(  # noqa: C901, PLR0911, PLR0912 - one loop, compiled as one
     rng: Any,
     walker: Walker,

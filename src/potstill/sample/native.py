@@ -14,9 +14,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import carray, cfunc, njit, types
+from numba import carray, njit, types
 from numpy.typing import NDArray
 
+from potstill.compiled import kept_c
 from potstill.errors import BackendError, ConvergenceError, PotstillError
 from potstill.memory import floats_at, shorts_at, words_at
 from potstill.protocols import DrivenDynamics, ExternalForce, State
@@ -192,10 +193,7 @@ def _listed(
     return 1
 
 
-@cfunc(
-    types.void(*[types.intp] * 3, types.float64, *[types.intp] * 6),
-    cache=True,
-)
+@kept_c(types.void(*[types.intp] * 3, types.float64, *[types.intp] * 6))
 def _on_step(
     data: Any, step: Any, n: Any, energy: Any, box: Any, x: Any, f: Any, v: Any, added: Any, answer: Any
 ) -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numba as nb
 import numpy as np
 
-from potstill.engine import each
 from potstill.errors import BackendError
 from potstill.model import Committee
 from potstill.protocols import DrivenDynamics, Potential
@@ -148,7 +145,7 @@ def _compiled(task: Task) -> Done:
         walker, bias = Walker(*(a.copy() for a in task.walker)), copied(task.bias)
         out = output(n, task.records, task.frames, task.traces)
         scratch = order_scratch(n, task.order.hkl, n * BONDS_PER_ATOM)
-        arguments = (
+        status = walk(
             np.random.default_rng(task.seed),
             walker,
             task.steps,
@@ -162,30 +159,9 @@ def _compiled(task: Task) -> Done:
             scratch,
             out,
         )
-        _compile_elsewhere(tuple(nb.typeof(a) for a in arguments))
-        status = walk(*arguments)
         if status != CROWDED:
             return Done(walker, bias, out, status)
     return Done(walker, bias, out, status)
-
-
-_COMPILING = Lock()
-
-
-def _compile_elsewhere(signature: tuple[nb.types.Type, ...]) -> None:
-    """Have a process of its own compile the loop; here its machine code is read from the disk.
-
-    A process that has just compiled the loop also holds the functions that it calls as code of their own, which the
-    loop then uses instead of its copies of them: the same to rounding, so a first run would differ from later ones.
-    """
-    with _COMPILING:
-        if signature not in walk.overloads:
-            list(each(_compile, [signature], workers=1))
-            _compile(signature)
-
-
-def _compile(signature: tuple[nb.types.Type, ...]) -> None:
-    walk.compile(signature)
 
 
 def order_for(kind: int, crystal: Atoms) -> Order:
