@@ -89,7 +89,7 @@ def kept_c(signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any
     """
 
     def wrap(function: Callable[..., Any]) -> Any:
-        made = CFunc(function, (tuple(signature.args), signature.return_type), locals={}, options=options)
+        made: Any = CFunc(function, (tuple(signature.args), signature.return_type), locals={}, options=options)
         made._cache = _Elsewhere(function, function.__name__)  # noqa: SLF001
         made.compile()
         return made

@@ -360,6 +360,10 @@ class ValidateConfig(Section):
         min_length=1,
     )
     defects: bool = Field(True, description="Two slabs and a vacancy too, their atoms relaxed.")
+    checks: tuple[str, ...] = Field(
+        ("quick",),
+        description="Of the card: names of checks, quick for what takes seconds, all with minutes of dynamics too.",
+    )
     force_tolerance: float = Field(
         0.001, description="eV/Å. Relaxations end when every force and cell gradient is below this.", gt=0
     )

@@ -132,7 +132,9 @@ TEST_FACES: Mapping[str, tuple[tuple[int, int, int], ...]] = {
 VACUUM = 7.0  # Å on either side of a slab: more than half of any usual cutoff, so that its sides do not see each other
 
 
-def slab(lattice: str, element: str, volume: float, face: tuple[int, int, int], thickness: float) -> Atoms:
+def slab(
+    lattice: str, element: str, volume: float, face: tuple[int, int, int], thickness: float, *, stretch: float = 1.0
+) -> Atoms:
     """Cut a slab, periodic in all directions with vacuum, its third vector normal to the face.
 
     Parameters
@@ -143,12 +145,14 @@ def slab(lattice: str, element: str, volume: float, face: tuple[int, int, int], 
         Å³ per atom of the bulk.
     thickness : float
         Å at least between the outermost layers.
+    stretch : float
+        c/a over the ideal one, of hcp.
     """
     from ase import Atoms
     from pymatgen.core import Structure
     from pymatgen.core.surface import SlabGenerator
 
-    bulk = supercell(lattice, element, volume, 2 if lattice == "bcc" else 4)
+    bulk = supercell(lattice, element, volume, 2 if lattice == "bcc" else 4, stretch=stretch)
     structure = Structure(bulk.cell.array, bulk.get_chemical_symbols(), bulk.get_scaled_positions())
     asked, atoms = thickness, bulk
     while asked == thickness or _height(atoms) < thickness - 1e-6:  # pymatgen counts the outer layers' own height in

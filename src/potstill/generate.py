@@ -231,11 +231,11 @@ def defect(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | Non
 
 
 def ground_state(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
-    """Return a small cell of the ground state at 0.9 to 1.1 of its volume, strained and barely rattled.
+    """Return a small cell of the ground state at 0.84 to 1.16 of its volume, strained and barely rattled.
 
     It is no test but what all tests are relative to, and a pool of warm crystals extrapolates to it.
     """
-    small = crystals.supercell(lattice, "Ni", volume * rng.uniform(0.9, 1.1), int(rng.choice([2, 4, 8])))
+    small = crystals.supercell(lattice, "Ni", volume * rng.uniform(0.84, 1.16), int(rng.choice([2, 4, 8])))
     return _rattled(small, 0.1 * volume, rng, strain=0.03)
 
 

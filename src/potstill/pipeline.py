@@ -8,7 +8,7 @@ from pathlib import Path
 
 from potstill import crystals
 from potstill.backends import resolve
-from potstill.checks import Outside, Polymorphs, validate
+from potstill.checks import Outside, Polymorphs, named, validate
 from potstill.config import Config, to_toml
 from potstill.data import Dataset, write_atomic
 from potstill.distil import distil
@@ -26,6 +26,7 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
     reference = resolve(config.reference, [element], config)
     ask = labeller(config, reference, out, tell=tell)
     distilled = out / "2-distil"
+    checks = named(config.validate_.checks)
     for name in config.validate_.polymorphs:
         crystals.prototype(name, element, 1.0)  # a wrong name is told before any work
 
@@ -41,17 +42,20 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
     def do_validate(folder: Path) -> Outcome:
         held = distilled / "holdout.extxyz"  # absent where the pool is a single trajectory
         holdout = Dataset.load(held) if held.exists() else Dataset()
-        volume = read_json(out / "1-sample" / "stage.json")["summary"]["volume_per_atom_angstrom3"]
-        v = config.validate_
+        metal = read_json(out / "1-sample" / "stage.json")["summary"]
+        v, volume = config.validate_, metal["volume_per_atom_angstrom3"]
         check = Polymorphs(element, v.polymorphs, volume, v.force_tolerance, v.relax_steps)
         outside = Outside(element, ()) if v.defects else None
-        judge = partial(validate, reference=reference, check=check, outside=outside, workers=workers, tell=tell)
+        judge = partial(
+            validate, reference=reference, check=check, outside=outside, checks=checks, lattice=metal["crystal"],
+            workers=workers, tell=tell,
+        )  # fmt: skip
         pool = Dataset.load(out / "1-sample" / "pool.extxyz")
         summary, files = judge(Committee.load(distilled / "model"), folder=folder, holdout=holdout, pool=pool)
         if (alone := distilled / "model-pool-only").exists():  # the other claim: without what stood beside the pool
             tell("validate: the same for the potential that learnt from the pool alone")
             second, more = judge(Committee.load(alone), folder=folder / "pool-only", holdout=holdout, pool=Dataset())
-            summary["pool_only"] = {k: second[k] for k in ("holdout", "polymorphs", "outside")}
+            summary["pool_only"] = {k: second[k] for k in ("holdout", "polymorphs", "outside", "card")}
             files += [f"pool-only/{name}" for name in more]
         return Outcome(summary, files)
 

@@ -13,7 +13,7 @@ from potstill.data import Frame
 from potstill.protocols import Potential
 
 INSIDE = 0.8  # of the nearest-neighbour distance: metals' dimers are at rest at 0.85 to 0.95 of it
-CLOSEST = 0.45
+CLOSEST, DENSEST = 0.45, 0.65  # of it; the second for the crystal, a quarter of whose volume is left then
 POINTS = 60
 BOX = 25.0  # Å
 
@@ -41,22 +41,26 @@ class DimerWall(Examination):
 
         rest = Rest.of(potential, self.element, self.lattice)
         near, cell = rest.near, rest.atoms.cell.array.copy()
-        shares = np.linspace(1.2, CLOSEST, POINTS)
+        shares, denser = np.linspace(1.2, CLOSEST, POINTS), np.linspace(1.2, DENSEST, POINTS)
         dimer = Atoms([self.element] * 2, cell=[BOX] * 3, pbc=True)
         dimer.calc = rest.atoms.calc
         pair, crystal, frames = [], [], []
-        for share in shares:
+        for share, squeezed in zip(shares, denser, strict=True):
             dimer.positions[1, 0] = share * near
             pair.append(float(dimer.get_potential_energy()))
-            rest.atoms.set_cell(cell * share, scale_atoms=True)
+            rest.atoms.set_cell(cell * squeezed, scale_atoms=True)
             crystal.append(float(rest.atoms.get_potential_energy()) / len(rest.atoms))
             frames.append(Frame.of(dimer))
-        inside = shares <= INSIDE
-        values = {"hole.dimer": _hole(np.array(pair)[inside]), "hole.crystal": _hole(np.array(crystal)[inside])}
-        x = (shares * near)[::-1].tolist()
+        values = {
+            "hole.dimer": _hole(np.array(pair)[shares <= INSIDE]),
+            "hole.crystal": _hole(np.array(crystal)[denser <= INSIDE]),
+        }
         curves = {
-            "dimer": (x, np.arcsinh(np.array(pair) - pair[0])[::-1].tolist()),
-            "crystal, per atom": (x, np.arcsinh(np.array(crystal) - rest.energy)[::-1].tolist()),
+            "dimer": ((shares * near)[::-1].tolist(), np.arcsinh(np.array(pair) - pair[0])[::-1].tolist()),
+            "crystal, per atom": (
+                (denser * near)[::-1].tolist(),
+                np.arcsinh(np.array(crystal) - rest.energy)[::-1].tolist(),
+            ),
         }
         return Measured(values, curves=curves, frames=tuple(frames[15::10]))
 

@@ -66,14 +66,15 @@ class Elastic(Examination):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of spglib, at every call; and of pymatgen, where symmetry is broken
             C = np.asarray(ElasticTensor.from_voigt(smallest).fit_to_structure(structure).voigt)
-        left_open = max(np.abs(matrices[1] - smallest).max(), np.abs(C - smallest).max())
+        left_open = np.maximum(np.abs(matrices[1] - smallest), np.abs(C - smallest))
         places = {name: (int(name[1]) - 1, int(name[2]) - 1) for name in INDEPENDENT[self.lattice]}
         values = {name: C[place] for name, place in places.items()}
-        values["softest"] = float(np.linalg.eigvalsh(C).min())
+        errors = {name: float(left_open[place]) for name, place in places.items()}
+        values["softest"], errors["softest"] = float(np.linalg.eigvalsh(C).min()), max(errors.values())
         for name, k in (("σ1(ε1)", 0), ("σ4(ε4)", 3)):
             e = [-s for s in STRAINS[::-1]] + [0.0, *STRAINS]
             curves[name] = (e, [float(self._strained(cell, k, x).get_stress()[k] / GPa) for x in e])
-        return Measured(values, dict.fromkeys(values, float(left_open)), curves, tuple(frames[6:]))
+        return Measured(values, errors, curves, tuple(frames[6:]))
 
     @staticmethod
     def _strained(cell: Atoms, k: int, strain: float) -> Atoms:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from potstill.checks.card import card
 from potstill.checks.errors import parity, summarise
 from potstill.checks.outside import Outside
 from potstill.checks.polymorphs import Polymorphs, compare_polymorphs
+from potstill.crystals import ground_state
 from potstill.data import Dataset
 from potstill.model import Committee
 from potstill.protocols import Potential
@@ -27,6 +29,8 @@ def validate(
     folder: Path,
     *,
     outside: Outside | None = None,
+    checks: Sequence[str] = (),
+    lattice: str = "",
     holdout: Dataset,
     pool: Dataset,
     workers: int,
@@ -42,6 +46,10 @@ def validate(
         The crystals.
     outside : Outside | None
         Slabs and a vacancy, where they are wanted.
+    checks : sequence of str
+        Of :data:`potstill.checks.card.CHECKS`, for the card.
+    lattice : str
+        The metal's ground state, which they examine; the element's own where it is not given.
     folder : path
         Gets ``validation.json``, ``parity.json`` (points of the figure) and ``coverage.json`` (the pool's map).
     holdout : Dataset
@@ -87,6 +95,16 @@ def validate(
         write_json(folder / "coverage.json", coverage(model, pool))
         files.append("coverage.json")
     crystals = compare_polymorphs(check, model, reference, folder / "units", workers=workers, tell=tell)
+    rows = card(
+        checks,
+        check.element,
+        lattice or ground_state(check.element),
+        model,
+        reference,
+        folder / "units",
+        workers=workers,
+        tell=tell,
+    )
     summary = {
         "model": model.fingerprint,
         "reference": reference.fingerprint,
@@ -94,6 +112,7 @@ def validate(
         "holdout": errors,
         "polymorphs": crystals,
         "outside": None if outside is None else _side_by_side(outside, model, reference, folder / "units", tell),
+        "card": rows,
     }
     write_json(folder / "validation.json", summary)
     return summary, files

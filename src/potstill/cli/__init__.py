@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from potstill.cli.card import print_card
 from potstill.cli.doctor import doctor
 from potstill.cli.labels import labels
 from potstill.errors import ConfigError, DataError, PotstillError, StoreError
@@ -504,28 +505,36 @@ def validate(
     element: Annotated[str, typer.Option(help="Chemical symbol of the crystals.")],
     out: Out,
     holdout: Annotated[Path | None, typer.Option(help="Labelled frames that were not learnt from.")] = None,
+    checks: Annotated[str, typer.Option(help="quick, all, or names with commas; see docs/verdict.md.")] = "quick",
+    lattice: Annotated[
+        str, typer.Option(help="fcc, bcc or hcp: the ground state; the element's own if not given.")
+    ] = "",
     workers: Workers = 0,
     overrides: Overrides = None,
 ) -> None:
-    """Step 3: relax crystals with model and reference alike, and say whether they agree."""
+    """Step 3: examine model and reference alike, from relaxed crystals to melting, and say whether they agree."""
     from potstill import crystals
     from potstill.backends import resolve
-    from potstill.checks import Outside, Polymorphs
+    from potstill.checks import Outside, Polymorphs, named
     from potstill.checks import validate as judge
     from potstill.data import Dataset
     from potstill.store import RunDir
 
     settings = _settings(None, overrides or [], 1)
-    v = settings.validate_
+    v, wanted = settings.validate_, named([c.strip() for c in checks.split(",") if c.strip()])
+    if lattice not in ("", "fcc", "bcc", "hcp"):
+        raise ConfigError(f"Expected fcc, bcc or hcp for --lattice, but found '{lattice}'.")
     check = Polymorphs(element, v.polymorphs, crystals.atomic_volume(element), v.force_tolerance, v.relax_steps)
     judged, judge_by = (resolve(recipe, [element], settings) for recipe in (model, reference))
     held = _labelled(holdout) if holdout else Dataset()
     with RunDir(out).locked():
         outside = Outside(element, ()) if v.defects else None
         summary, _ = judge(
-            judged, judge_by, check, out, outside=outside, holdout=held, pool=Dataset(), workers=workers, tell=tell
-        )
+            judged, judge_by, check, out, outside=outside, checks=wanted, lattice=lattice, holdout=held,
+            pool=Dataset(), workers=workers, tell=tell,
+        )  # fmt: skip
     _print_polymorphs(summary["polymorphs"])
+    print_card(summary["card"])
     typer.echo(f"{out / 'validation.json'}")
 
 

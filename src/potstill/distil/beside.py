@@ -3,7 +3,8 @@
 After a round the quick checks ask the committee for the energies of a few crystals, surfaces and a vacancy above the
 ground state. They need no reference: a check is passed where the expected error is small and the surroundings are like
 learnt ones. What fails is a target, and the generated frames whose labels would tell most about the targets are next:
-those that lower the targets' variance in the linear model most. The targets themselves never become data.
+those that lower the targets' variance in the linear model most. The targets themselves never become data; cells of the
+ground state, which is what all of them are relative to, do, strained, rattled and at other volumes than its two targets.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ CANDIDATES = 100
 DEAREST = 0.6  # eV/atom above the ground state, as the model sees it; beyond, nothing is learnt for crystals
 TOLERANCE = 5.0  # meV/atom of expected error
 SHARE = 0.02  # of the energy above the ground state, by which the tolerance grows
+SQUEEZED = {"squeezed": 0.85, "stretched": 1.15}  # the ground state, by volume: ends of the equation of state
 STRANGEST = 1.2  # times as far from learnt surroundings as these are from each other; beyond, spreads mean little
 
 
@@ -53,7 +55,10 @@ class Beside:
         for atoms in structures.values():
             atoms.set_chemical_symbols([str(s) for s in rng.choice(list(elements), size=len(atoms))])
         self.ground = Frame.of(structures.pop(self.lattice))
-        self.tests: Mapping[str, Frame] = {name: Frame.of(atoms) for name, atoms in structures.items()}
+        self.tests: Mapping[str, Frame] = {
+            **{name: Frame.of(atoms) for name, atoms in structures.items()},
+            **{name: _scaled(self.ground, share) for name, share in SQUEEZED.items()},
+        }
         what = [list(elements), volume, list(names), seed, CANDIDATES]
         file, record = (folder / f"beside-{digest(what)}{ending}" for ending in (".extxyz", ".json"))
         if not record.exists():
@@ -118,6 +123,13 @@ class Beside:
             M.add(a.astype(np.float64))
         indices, _ = most_telling(A, n, np.array(targets), M)
         return left.take(indices)
+
+
+def _scaled(frame: Frame, volume: float) -> Frame:
+    """Return a frame at a share of its volume."""
+    atoms = frame.atoms.copy()
+    atoms.set_cell(atoms.cell.array * volume ** (1 / 3), scale_atoms=True)
+    return Frame.of(atoms)
 
 
 def rest_volume(committee: Committee, some: Dataset) -> float:

@@ -32,7 +32,10 @@ from potstill.model.muon import Muon
 from potstill.model.neighbours import Geometry, join
 from potstill.model.wall import fit_wall
 
-RIDGE = 1e-6  # relative to the mean diagonal of the normal matrix
+# Penalties that the ridge solution chooses from, relative to the mean diagonal of the normal matrix: labels without
+# noise want little, few k-points or few frames much.
+RIDGES = tuple(10.0**k for k in np.arange(-7.0, -1.9, 0.5))
+RIDGE_JUDGES = 200  # frames, at most, that are left out by turns to choose
 ROBUST_PASSES = 4  # of the ridge solution; the first trusts every frame alike
 # Residuals of the ridge solution, in units of the loss scales, beyond which a frame loses its say there. Far below
 # the loss's own limit: what is not linear (an open lattice, a slab) is the network's to learn, and would otherwise bend
@@ -300,10 +303,14 @@ def _ridge(
     systems = [_equations(k, known.of(frames[k])[0], lesson, known.descriptor, whitening, settings) for k in taken]
     trust = np.ones(len(systems))
     solution = np.zeros(Z * F + Z)
-    for _ in range(ROBUST_PASSES):
-        solution = _solve([(w * A, w * y) for w, (A, y) in zip(np.sqrt(trust), systems, strict=True)], Z * F)
+    for k in range(ROBUST_PASSES):
+        weighed = [(w * A, w * y) for w, (A, y) in zip(np.sqrt(trust), systems, strict=True)]
+        if k in (0, ROBUST_PASSES - 1):
+            ridge = _best_ridge(weighed, Z * F)
+        solution = _solve(weighed, Z * F, ridge)
         off = np.array([np.sum((solution @ A - y) ** 2) for A, y in systems])
         trust = 1.0 / (1.0 + off / RIDGE_ROBUST**2)
+        trust /= trust.mean()  # noise that all share is no reason to trust nobody, and the penalty keeps its meaning
     return solution[: Z * F].reshape(Z, F), solution[Z * F :]
 
 
@@ -340,17 +347,40 @@ def _equations(
     return np.concatenate([A, share * of_energy], axis=1), np.concatenate([y, of_elements * of_energy])
 
 
-def _solve(systems: Sequence[tuple[Array, Array]], n_linear: int) -> Array:
-    """Solve by normal equations, with a penalty; the elements' shifts, which may be degenerate, get a smaller one."""
+def _normal(systems: Sequence[tuple[Array, Array]], n_linear: int, ridge: float) -> tuple[Array, Array]:
+    """Return the penalised normal equations; the elements' shifts, which may be degenerate, get a smaller penalty."""
     n = len(systems[0][0])
     normal, right = np.zeros((n, n)), np.zeros(n)
     for A, y in systems:
         normal += A @ A.T
         right += A @ y
-    penalty = np.full(n, RIDGE * np.trace(normal[:n_linear, :n_linear]) / n_linear)
+    penalty = np.full(n, ridge * np.trace(normal[:n_linear, :n_linear]) / n_linear)
     penalty[n_linear:] = 1e-9 * np.trace(normal[n_linear:, n_linear:])
     tiny = 1e-12 * np.trace(normal)  # where no feature ever moves, as for an atom alone
-    return np.asarray(np.linalg.solve(normal + np.diag(np.maximum(penalty, tiny)), right), dtype=np.float64)
+    return normal + np.diag(np.maximum(penalty, tiny)), right
+
+
+def _solve(systems: Sequence[tuple[Array, Array]], n_linear: int, ridge: float) -> Array:
+    return np.asarray(np.linalg.solve(*_normal(systems, n_linear, ridge)), dtype=np.float64)
+
+
+def _best_ridge(systems: Sequence[tuple[Array, Array]], n_linear: int) -> float:
+    """Return the penalty with the least error, as a geometric mean, on frames left out one at a time.
+
+    Leaving a frame out has a closed form: its residuals are (1 − Aᵀ M⁻¹ A)⁻¹ times those of the full solution, with M
+    the penalised normal matrix (Allen 1974, Technometrics 16, 125, for one equation at a time).
+    """
+    judges = systems[:: math.ceil(len(systems) / RIDGE_JUDGES)]
+    found = []
+    for ridge in RIDGES:
+        M, right = _normal(systems, n_linear, ridge)
+        inverse = np.linalg.inv(M)
+        solution, errors = inverse @ right, []
+        for A, y in judges:
+            left = np.eye(A.shape[1]) - A.T @ inverse @ A
+            errors.append(np.sum(np.linalg.lstsq(left, y - solution @ A, rcond=None)[0] ** 2))
+        found.append(float(np.mean(np.log(np.array(errors) + 1e-12))))
+    return float(RIDGES[int(np.argmin(found))])
 
 
 def _batches(sizes: NDArray[np.int64], batch: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -563,6 +593,8 @@ class _Optimiser:
         began, made = time.monotonic(), 0
         best, kept, waited = math.inf, [a.clone() for a in self.average], 0
         every = max(1, settings.steps // 20)
+        if self.test is not None:
+            best = self._judged(self.test)  # of the linear start, which noise may leave nothing to add to
         for step, frames in enumerate(_batches(self.lesson.sizes, settings.batch, settings.steps, self.rng)):
             progress = step / settings.steps
             if settings.seconds:
