@@ -102,7 +102,8 @@ def card(
         found there (eV/Å; None for other potentials).
     """
     asked = [CHECKS[name](element, lattice) for name in checks]
-    tasks = [(check, potential) for check in asked for potential in (reference, model)]
+    judged = {p.fingerprint: p for p in (reference, model)}  # once, where a potential is its own reference
+    tasks = [(check, potential) for check in asked for potential in judged.values()]
     tasks.sort(key=lambda task: task[0].name not in LONG)  # the longest first
     found: dict[tuple[str, str], Measured] = {}
     cards: dict[str, dict[str, Any]] = {}
@@ -138,7 +139,10 @@ def _side_by_side(check: Examination, model: Measured, reference: Measured) -> d
         "result": max((r["result"] for r in rows), key=RESULTS.index),
         "rows": rows,
         "axes": list(check.axes),
-        "curves": {"model": model.curves, "reference": reference.curves},
+        "curves": {
+            side: {name: list(xy) for name, xy in m.curves.items()}
+            for side, m in (("model", model), ("reference", reference))
+        },
         "failed": {"model": dict(model.failed), "reference": dict(reference.failed)},
     }
 

@@ -39,6 +39,6 @@ def _doubt(doubt: dict[str, Any] | None) -> str:
     if not doubt:
         return ""
     return (
-        f": on its structures {doubt['found_energy']:.2g} meV/atom and {1e3 * doubt['found']:.2g} meV/Å wrong, expected "
-        f"{doubt['expected_energy']:.2g} and {1e3 * doubt['expected']:.2g}"
+        f": on its structures {doubt['found_energy']:.2g} meV/atom and {1e3 * doubt['found']:.2g} meV/Å wrong, "
+        f"expected {doubt['expected_energy']:.2g} and {1e3 * doubt['expected']:.2g}"
     )

@@ -3,8 +3,8 @@
 After a round the quick checks ask the committee for the energies of a few crystals, surfaces and a vacancy above the
 ground state. They need no reference: a check is passed where the expected error is small and the surroundings are like
 learnt ones. What fails is a target, and the generated frames whose labels would tell most about the targets are next:
-those that lower the targets' variance in the linear model most. The targets themselves never become data; cells of the
-ground state, which is what all of them are relative to, do, strained, rattled and at other volumes than its two targets.
+those that lower the targets' variance in the linear model most. The targets themselves never become data. Cells of the
+ground state do, strained and rattled: it is what all targets are relative to.
 """
 
 from __future__ import annotations

@@ -265,6 +265,27 @@ def polymorphs(rows: Sequence[Mapping[str, Any]], ground: str, tolerance: float)
     return f
 
 
+def check(made: Mapping[str, Any]) -> Figure | None:
+    """Draw the curves of a check by the reference and by the model; None where there are none."""
+    if not any(made["curves"].values()):
+        return None
+    f = Figure(f"check-{made['check']}", size=(6.4, 3.4))
+    ax = f.axes[0]
+    for side, colour, line in (("reference", BLUE, "-"), ("model", RED, "--")):
+        for k, (x, y) in enumerate(made["curves"][side].values()):
+            few = "o" if len(x) < 20 else None
+            ax.plot(x, y, line, color=colour, lw=1.2, marker=few, ms=3.5, label=side if k == 0 else None)
+    if made["check"] == "surfaces":
+        ax.set_xticks(range(len(made["rows"])), [r["quantity"] for r in made["rows"]])
+    elif made["check"] == "phonons":
+        ax.set_xticks([])
+        ax.axhline(0, color=INK, lw=0.6)
+    ax.set_xlabel(made["axes"][0])
+    ax.set_ylabel(made["axes"][1])
+    ax.legend()
+    return f
+
+
 def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -> Figure:
     """Learning curves of selectors with bands of confidence: a panel for each measure, and one for what is outside."""
     names = list(dict.fromkeys(r["selector"] for r in rows))

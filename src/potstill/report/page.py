@@ -133,7 +133,26 @@ def _verdict(validation: dict[str, Any]) -> list[dict[str, Any]]:
                 f"difference {error:+.1f} (tolerance {limit:g})",
             }
         )
-    return lines
+    for line in lines:
+        line["result"] = "pass" if line["passed"] else "outside"
+    return lines + [
+        {"check": c["title"], "passed": c["result"] == "pass", "result": c["result"], "text": _finding(c)}
+        for c in validation.get("card", [])
+    ]
+
+
+def _finding(check: dict[str, Any]) -> str:
+    """Say which quantities of a check are off, or how well the worst of them is met."""
+    rows = [r for r in check["rows"] if r["result"] == check["result"]]
+    told = []
+    for r in rows if check["result"] != "pass" else []:
+        if r["difference"] is None:
+            told.append(f"{r['quantity']} not measured")
+        elif r["tolerance_unit"] == "%" and r["difference_percent"] is not None:
+            told.append(f"{r['quantity']} {r['difference_percent']:+.1f} % (tolerance {r['tolerance']:g})")
+        else:
+            told.append(f"{r['quantity']} {r['difference']:+.3g} {r['unit']} (tolerance {r['tolerance']:g})")
+    return ", ".join(told) or f"{', '.join(r['quantity'] for r in rows)}: all within the tolerance"
 
 
 def _tracks(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -242,6 +261,9 @@ def _drawn(out: Path, summary: dict[str, Any]) -> dict[str, figures.Figure]:
         made |= {f"balance{k}": balance} if balance else {}
     if compared:
         made["pools"] = figures.pools(compared)
+    for c in summary["validate"].get("card", []):
+        figure = figures.check(c)
+        made |= {f"check-{c['check']}": figure} if figure else {}
     if (folder / "parity.json").exists():
         made["parity"] = figures.parity(read_json(folder / "parity.json"))
     if all(r["errors"] for r in summary["distil"]["curve"]):
