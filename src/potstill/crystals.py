@@ -52,6 +52,8 @@ _A15 = [
     (0, 0.5, 0.75),
 ]
 
+_HEXAGON = [[1.0, 0.0, 0.0], [-0.5, math.sqrt(0.75), 0.0]]
+
 PROTOTYPES: Mapping[str, Callable[[str, float], Atoms]] = {
     "fcc": _from_fractions([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], [(0, 0, 0)]),
     "hcp": close_packed("AB"),
@@ -61,10 +63,15 @@ PROTOTYPES: Mapping[str, Callable[[str, float], Atoms]] = {
     "A15": _from_fractions(_CUBE, [(float(x), float(y), float(z)) for x, y, z in _A15]),
     "sc": _from_fractions(_CUBE, [(0, 0, 0)]),
     "diamond": _from_fractions([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]], [(0, 0, 0), (0.25, 0.25, 0.25)]),
+    "omega": _from_fractions([*_HEXAGON, [0, 0, 0.61]], [(0, 0, 0), (1 / 3, 2 / 3, 0.5), (2 / 3, 1 / 3, 0.5)]),
+    "beta-tin": _from_fractions(
+        [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 0.55]], [(0, 0, 0), (0, 0.5, 0.25), (0.5, 0.5, 0.5), (0.5, 0, 0.75)]
+    ),
 }
+OPEN = ("omega", "beta-tin")  # that the verdict relaxes without their being named
 # Volume per atom relative to the close-packed crystal's, a start for relaxation (hard spheres would say 1.09 for
 # bcc; metals are nearer to this).
-_OPENNESS = {"bcc": 1.02, "A15": 1.03, "sc": 1.2, "diamond": 1.6}
+_OPENNESS = {"bcc": 1.02, "A15": 1.03, "sc": 1.2, "diamond": 1.6, "omega": 1.05, "beta-tin": 1.15}
 
 
 def prototype(name: str, element: str, volume: float) -> Atoms:
@@ -82,6 +89,36 @@ def prototype(name: str, element: str, volume: float) -> Atoms:
     if name not in PROTOTYPES:
         raise ConfigError(f"There is no prototype crystal '{name}'; known are {', '.join(PROTOTYPES)}.")
     return PROTOTYPES[name](element, volume * _OPENNESS.get(name, 1.0))
+
+
+def scaled(atoms: Atoms, volume: float) -> Atoms:
+    """Return the same atoms, at so many Å³ each."""
+    atoms.set_cell(atoms.cell.array * (volume * len(atoms) / atoms.get_volume()) ** (1 / 3), scale_atoms=True)
+    return atoms
+
+
+def random_symmetric(element: str, volume: float, rng: np.random.Generator) -> Atoms | None:
+    """Return a crystal of a random space group, 2 to 8 atoms in its primitive cell, at 0.9 to 1.3 of a volume.
+
+    By PyXtal (Fredericks, Parrish, Sayre & Zhu 2021, Comput. Phys. Commun. 261, 107810); None where the group has no
+    place for so many atoms.
+    """
+    from pyxtal import pyxtal
+    from pyxtal.msg import Comp_CompatibilityError, VolumeError
+
+    crystal = pyxtal()
+    group, n = int(rng.integers(2, 231)), int(rng.integers(2, 9))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            crystal.from_random(3, group, ["Ni"], [n], random_state=rng)
+    except (Comp_CompatibilityError, VolumeError):
+        return None
+    if not crystal.valid:
+        return None
+    atoms = scaled(crystal.to_ase(resort=False), volume * rng.uniform(0.9, 1.3))
+    atoms.set_chemical_symbols([element] * len(atoms))
+    return atoms
 
 
 def _reference_state(element: str) -> Mapping[str, Any]:

@@ -9,7 +9,6 @@ volume. Structures that match one that is used as a test are left out: see :clas
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -150,28 +149,10 @@ def _rattled(atoms: Atoms, volume: float, rng: np.random.Generator, *, strain: f
     return atoms
 
 
-def _scaled(atoms: Atoms, volume: float) -> Atoms:
-    atoms.set_cell(atoms.cell.array * (volume * len(atoms) / atoms.get_volume()) ** (1 / 3), scale_atoms=True)
-    return atoms
-
-
 def random_crystal(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
-    """Return a crystal of a random space group, 2 to 8 atoms in its primitive cell, at 0.9 to 1.3 of the volume."""
+    """Return a crystal of a random space group, at 0.9 to 1.3 of the volume."""
     del lattice
-    from pyxtal import pyxtal
-    from pyxtal.msg import Comp_CompatibilityError, VolumeError
-
-    crystal = pyxtal()
-    group, n = int(rng.integers(2, 231)), int(rng.integers(2, 9))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            crystal.from_random(3, group, ["Ni"], [n], random_state=rng)
-    except (Comp_CompatibilityError, VolumeError):
-        return None
-    if not crystal.valid:
-        return None
-    return _scaled(crystal.to_ase(resort=False), volume * rng.uniform(0.9, 1.3))
+    return crystals.random_symmetric("Ni", volume, rng)
 
 
 def random_stacking(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
@@ -188,8 +169,6 @@ def random_stacking(volume: float, lattice: str, rng: np.random.Generator) -> At
 _HEXAGON = ((1.0, 0.0, 0.0), (-0.5, math.sqrt(0.75), 0.0))
 _OTHERS: Mapping[str, tuple[Sequence[Sequence[float]], Sequence[tuple[float, float, float]]]] = {
     "simple hexagonal": ((*_HEXAGON, (0, 0, 0.94)), ((0, 0, 0),)),
-    "omega": ((*_HEXAGON, (0, 0, 0.61)), ((0, 0, 0), (1 / 3, 2 / 3, 0.5), (2 / 3, 1 / 3, 0.5))),
-    "beta-tin": (((1, 0, 0), (0, 1, 0), (0, 0, 0.55)), ((0, 0, 0), (0, 0.5, 0.25), (0.5, 0.5, 0.5), (0.5, 0, 0.75))),
     "tetragonal": (((1, 0, 0), (0, 1, 0), (0, 0, 1.2)), ((0, 0, 0), (0.5, 0.5, 0.5))),
     "orthorhombic": (((1, 0, 0), (0, 1.15, 0), (0, 0, 1.3)), ((0, 0, 0), (0.5, 0.5, 0.5))),
 }
@@ -205,7 +184,7 @@ def other_lattice(volume: float, lattice: str, rng: np.random.Generator) -> Atom
     unit = Atoms(["Ni"] * len(basis), scaled_positions=basis, cell=edges, pbc=True)
     repeats = [(r, s, t) for r in (1, 2, 3) for s in (1, 2, 3) for t in (1, 2, 3) if 4 <= r * s * t * len(unit) <= 24]
     atoms = unit.repeat(repeats[int(rng.integers(len(repeats)))])
-    return _rattled(_scaled(atoms, volume * rng.uniform(0.95, 1.2)), volume, rng)
+    return _rattled(crystals.scaled(atoms, volume * rng.uniform(0.95, 1.2)), volume, rng)
 
 
 def slab(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
@@ -226,7 +205,7 @@ def defect(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | Non
     else:
         where = atoms.positions[int(rng.integers(len(atoms)))] + rng.normal(0, 1, 3) / math.sqrt(3) * _spacing(volume)
         atoms.append(Atom("Ni", where))
-        atoms = _scaled(atoms, volume * rng.uniform(1.0, 1.1))
+        atoms = crystals.scaled(atoms, volume * rng.uniform(1.0, 1.1))
     return _rattled(atoms, volume, rng, strain=0.02)
 
 

@@ -27,7 +27,7 @@ class EquationOfState(Examination):
     @property
     def quantities(self) -> Mapping[str, Quantity]:
         """Volume, bulk modulus and its derivative, and the ends of the curve."""
-        end = "a tenth of a per cent of volume's pressure, over the whole curve"
+        end = "as the bulk modulus, to which both are nearly proportional"
         found = {
             "volume": Quantity("Å³/atom", 0.3, "what functionals of one family differ by", percent=True),
             "bulk_modulus": Quantity("GPa", 3.0, "scatter of careful measurements", percent=True),

@@ -38,7 +38,8 @@ def _number(value: float | None, error: float | None) -> str:
 def _doubt(doubt: dict[str, Any] | None) -> str:
     if not doubt:
         return ""
-    return (
-        f": on its structures {doubt['found_energy']:.2g} meV/atom and {1e3 * doubt['found']:.2g} meV/Å wrong, "
-        f"expected {doubt['expected_energy']:.2g} and {1e3 * doubt['expected']:.2g}"
-    )
+    found, expected = [f"{1e3 * doubt['found']:.2g} meV/Å"], [f"{1e3 * doubt['expected']:.2g}"]
+    if doubt["found_energy"] is not None:
+        found.insert(0, f"{doubt['found_energy']:.2g} meV/atom")
+        expected.insert(0, f"{doubt['expected_energy']:.2g}")
+    return f": on its structures {' and '.join(found)} wrong, expected {' and '.join(expected)}"

@@ -62,7 +62,8 @@ class Beside:
         what = [list(elements), volume, list(names), seed, CANDIDATES]
         file, record = (folder / f"beside-{digest(what)}{ending}" for ending in (".extxyz", ".json"))
         if not record.exists():
-            matcher = Exclusion(structures)
+            others = {name: crystals.prototype(name, elements[0], volume) for name in crystals.OPEN}
+            matcher = Exclusion({**structures, **others})
             made = generate(CANDIDATES, elements, volume, matcher, lattice=self.lattice, rng=rng)
             made.save(file)
             write_json(record, {"what": what, "kept_out": matcher.kept_out})

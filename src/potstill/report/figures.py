@@ -275,8 +275,11 @@ def check(made: Mapping[str, Any]) -> Figure | None:
         for k, (x, y) in enumerate(made["curves"][side].values()):
             few = "o" if len(x) < 20 else None
             ax.plot(x, y, line, color=colour, lw=1.2, marker=few, ms=3.5, label=side if k == 0 else None)
-    if made["check"] == "surfaces":
-        ax.set_xticks(range(len(made["rows"])), [r["quantity"] for r in made["rows"]])
+    if made["check"] in ("surfaces", "other-crystals"):
+        names = [r["quantity"] for r in made["rows"]]
+        ax.set_xticks(
+            range(len(names)), names, rotation=30 * (len(names) > 4), ha="right" if len(names) > 4 else "center"
+        )
     elif made["check"] == "phonons":
         ax.set_xticks([])
         ax.axhline(0, color=INK, lw=0.6)

@@ -147,12 +147,16 @@ def _finding(check: dict[str, Any]) -> str:
     told = []
     for r in rows if check["result"] != "pass" else []:
         if r["difference"] is None:
-            told.append(f"{r['quantity']} not measured")
+            told.append(f"{_spoken(r)} not measured")
         elif r["tolerance_unit"] == "%" and r["difference_percent"] is not None:
-            told.append(f"{r['quantity']} {r['difference_percent']:+.1f} % (tolerance {r['tolerance']:g})")
+            told.append(f"{_spoken(r)} {r['difference_percent']:+.1f} % (tolerance {r['tolerance']:g})")
         else:
-            told.append(f"{r['quantity']} {r['difference']:+.3g} {r['unit']} (tolerance {r['tolerance']:g})")
-    return ", ".join(told) or f"{', '.join(r['quantity'] for r in rows)}: all within the tolerance"
+            told.append(f"{_spoken(r)} {r['difference']:+.3g} {r['unit']} (tolerance {r['tolerance']:g})")
+    return ", ".join(told) or f"{', '.join(_spoken(r) for r in rows)}: all within the tolerance"
+
+
+def _spoken(row: dict[str, Any]) -> str:
+    return str(row["quantity"]).replace("_", " ")
 
 
 def _tracks(summary: dict[str, Any]) -> list[dict[str, Any]]:
