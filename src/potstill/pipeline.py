@@ -26,7 +26,7 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
     reference = resolve(config.reference, [element], config)
     ask = labeller(config, reference, out, tell=tell)
     distilled = out / "2-distil"
-    checks = named(config.validate_.checks)
+    checks = named(config.validate_.checks, reference)
     for name in config.validate_.polymorphs:
         crystals.prototype(name, element, 1.0)  # a wrong name is told before any work
 

@@ -86,6 +86,10 @@ def test_names():
     assert named(["eos", "quick"])[0] == "eos"
     assert sorted(named(["eos", "quick"])) == sorted(QUICK)
     assert named([]) == []
+    dear = Bad("none")
+    object.__setattr__(dear, "most_atoms", 500)
+    assert named(["quick"], EAM, dear) == ["eos", "elastic"]
+    assert named(["quick"], EAM) == QUICK
     with pytest.raises(ConfigError, match="no check 'eso'; known are eos"):
         named(["eso"])
 
@@ -250,6 +254,18 @@ def test_validate_prints_the_card_and_writes_it(tmp_path):
     written = json.loads((Path(out) / "validation.json").read_text())
     assert [c["check"] for c in written["card"]] == ["eos", "surfaces"]
     assert written["card"][1]["rows"][0]["literature"][0]["source"].startswith("Tran")
+
+
+def test_which_metal_is_meant_follows_from_the_potentials_or_is_asked_for(tmp_path):
+    out = ["--out", str(tmp_path / "out"), "--checks", "", "--set", 'validate.polymorphs=["fcc"]']
+    out += ["--set", "validate.defects=false"]
+    one = ["validate", "lammps:Ni_u3.eam", "--reference", "lammps:NiAlH_jea.eam.alloy"]
+    assert CliRunner().invoke(app, [*one, *out]).exit_code == 0
+    assert json.loads((tmp_path / "out" / "validation.json").read_text())["element"] == "Ni"
+    several = ["validate", "lammps:NiAlH_jea.eam.alloy", "--reference", "lammps:NiAlH_jea.eam.alloy"]
+    found = CliRunner().invoke(app, [*several, *out])
+    assert isinstance(found.exception, ConfigError)
+    assert "know Al, H, Ni. Give --element" in str(found.exception)
 
 
 def test_a_wrong_name_is_one_sentence_before_any_work(tmp_path):

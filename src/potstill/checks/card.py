@@ -50,22 +50,29 @@ CHECKS: dict[str, type[Examination]] = {
 }
 LONG = ("liquid", "stability", "melting")  # minutes; the others take seconds with a fast potential
 ROUNDING = 1e-6  # eV/Å
+SMALL = ("eos", "elastic")  # of a few atoms: what a density-functional code does in minutes
+LARGEST = 10_000  # atoms that a potential must take to be called fast
 RESULTS = ("pass", "near", "fail", "not measured")  # from good to bad
 
 
-def named(checks: Sequence[str]) -> list[str]:
+def named(checks: Sequence[str], *potentials: Potential) -> list[str]:
     """Return the checks that are meant: names, ``all``, or ``quick`` for those that take seconds.
+
+    Among the potentials may be one that takes small cells only, as density-functional codes do: then ``quick`` means
+    those checks that have no larger ones.
 
     Raises
     ------
     ConfigError
         If a name is not among them.
     """
+    slow = any(getattr(p, "most_atoms", LARGEST) < LARGEST for p in potentials)
+    quick = SMALL if slow else [c for c in CHECKS if c not in LONG]
     found: list[str] = []
     for name in checks:
         if name not in (*CHECKS, "all", "quick"):
             raise ConfigError(f"There is no check '{name}'; known are {', '.join(CHECKS)}, all and quick.")
-        wanted = [name] if name in CHECKS else [c for c in CHECKS if name == "all" or c not in LONG]
+        wanted = [name] if name in CHECKS else list(CHECKS) if name == "all" else quick
         found += [c for c in wanted if c not in found]
     return found
 

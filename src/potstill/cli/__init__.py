@@ -502,8 +502,10 @@ def compare(
 def validate(
     model: Annotated[str, typer.Argument(help="A trained model's folder, or any potential such as lammps:FILE.")],
     reference: Annotated[str, typer.Option(help="The potential that is trusted.")],
-    element: Annotated[str, typer.Option(help="Chemical symbol of the crystals.")],
     out: Out,
+    element: Annotated[
+        str, typer.Option(help="Chemical symbol of the crystals, where both potentials know several elements.")
+    ] = "",
     holdout: Annotated[Path | None, typer.Option(help="Labelled frames that were not learnt from.")] = None,
     checks: Annotated[str, typer.Option(help="quick, all, or names with commas; see docs/verdict.md.")] = "quick",
     lattice: Annotated[
@@ -521,11 +523,14 @@ def validate(
     from potstill.store import RunDir
 
     settings = _settings(None, overrides or [], 1)
-    v, wanted = settings.validate_, named([c.strip() for c in checks.split(",") if c.strip()])
+    v, asked = settings.validate_, [c.strip() for c in checks.split(",") if c.strip()]
+    named(asked)  # a wrong name is told before any work
     if lattice not in ("", "fcc", "bcc", "hcp"):
         raise ConfigError(f"Expected fcc, bcc or hcp for --lattice, but found '{lattice}'.")
+    element = element or _common(model, reference)
     check = Polymorphs(element, v.polymorphs, crystals.atomic_volume(element), v.force_tolerance, v.relax_steps)
     judged, judge_by = (resolve(recipe, [element], settings) for recipe in (model, reference))
+    wanted = named(asked, judged, judge_by)
     held = _labelled(holdout) if holdout else Dataset()
     with RunDir(out).locked():
         outside = Outside(element, ()) if v.defects else None
@@ -536,6 +541,24 @@ def validate(
     _print_polymorphs(summary["polymorphs"])
     print_card(summary["card"])
     typer.echo(f"{out / 'validation.json'}")
+
+
+def _common(*recipes: str) -> str:
+    """Return the one element that all potentials know.
+
+    Raises
+    ------
+    ConfigError
+        If there are several, or none.
+    """
+    from potstill.backends import WANTS_ELEMENTS, resolve
+
+    known = [set(resolve(recipe).elements) for recipe in recipes if recipe not in WANTS_ELEMENTS]
+    common = sorted(set.intersection(*known)) if known else []
+    if len(common) != 1:
+        told = f"know {', '.join(common)}" if common else "have no element in common that could be read off them"
+        raise ConfigError(f"Expected one element to examine, but the potentials {told}. Give --element, such as Ni.")
+    return common[0]
 
 
 def _print_polymorphs(result: dict[str, Any]) -> None:
