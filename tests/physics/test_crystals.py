@@ -13,6 +13,7 @@ from potstill.crystals import PROTOTYPES, atomic_volume, ground_state, prototype
 from potstill.errors import ConfigError, ConvergenceError
 
 SPACE_GROUPS = {"fcc": 225, "hcp": 194, "dhcp": 194, "9R": 166, "bcc": 229, "A15": 223, "sc": 221, "diamond": 227}
+SPACE_GROUPS |= {"omega": 191, "beta-tin": 141}
 COORDINATION = {"fcc": 12, "hcp": 12, "dhcp": 12, "9R": 12, "bcc": 8, "sc": 6, "diamond": 4}
 
 

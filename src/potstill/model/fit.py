@@ -370,6 +370,8 @@ def _best_ridge(systems: Sequence[tuple[Array, Array]], n_linear: int) -> float:
     Leaving a frame out has a closed form: its residuals are (1 − Aᵀ M⁻¹ A)⁻¹ times those of the full solution, with M
     the penalised normal matrix (Allen 1974, Technometrics 16, 125, for one equation at a time).
     """
+    if not all(np.isfinite(A).all() and np.isfinite(y).all() for A, y in systems):
+        return float(RIDGES[0])  # labels that are no numbers; the weights, which are looked at in the end, tell
     judges = systems[:: math.ceil(len(systems) / RIDGE_JUDGES)]
     found = []
     for ridge in RIDGES:
