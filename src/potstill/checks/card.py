@@ -52,7 +52,7 @@ LONG = ("liquid", "stability", "melting")  # minutes; the others take seconds wi
 ROUNDING = 1e-6  # eV/Å
 SMALL = ("eos", "elastic")  # of a few atoms: what a density-functional code does in minutes
 LARGEST = 10_000  # atoms that a potential must take to be called fast
-RESULTS = ("pass", "near", "fail", "not measured")  # from good to bad
+RESULTS = ("pass", "near", "not measured", "fail")  # from good to bad
 
 
 def named(checks: Sequence[str], *potentials: Potential) -> list[str]:

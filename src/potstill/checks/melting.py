@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from potstill.checks.measured import Examination, Measured, Quantity, Rest
-from potstill.checks.motion import blocks, melting_point, run, thermalise, timestep
+from potstill.checks.motion import at_constant_pressure, blocks, melting_point, run, thermalise, timestep
 from potstill.data import Frame
 from potstill.errors import ConvergenceError
 from potstill.protocols import Potential
@@ -86,23 +86,13 @@ class Melting(Examination):
         from ase import units
         from ase.constraints import FixAtoms
         from ase.md.langevin import Langevin
-        from ase.md.nptberendsen import NPTBerendsen
 
         cell = rest.supercell(ATOMS)
         atoms = cell.repeat((1, 1, TALL))
         atoms.set_cell(atoms.cell.array * 1.015, scale_atoms=True)
         atoms.calc = rest.atoms.calc
         thermalise(atoms, 2 * T, rng)
-        soft = 2.0 * units.kB * T * len(atoms) / atoms.get_volume()  # only sets how fast the pressure is relaxed
-        md = NPTBerendsen(
-            atoms,
-            timestep=timestep(atoms),
-            temperature_K=T,
-            pressure_au=0.0,
-            taut=100 * units.fs,
-            taup=500 * units.fs,
-            compressibility_au=0.01 / soft,
-        )
+        md = at_constant_pressure(atoms, T)
         intensities = [_bragg(atoms, rest.lattice) for step in run(md, SOLID, T) if step > SOLID // 2]
         perfect = float(np.mean(intensities))
         atoms.wrap()

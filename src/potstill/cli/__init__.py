@@ -507,7 +507,7 @@ def validate(
         str, typer.Option(help="Chemical symbol of the crystals, where both potentials know several elements.")
     ] = "",
     holdout: Annotated[Path | None, typer.Option(help="Labelled frames that were not learnt from.")] = None,
-    checks: Annotated[str, typer.Option(help="quick, all, or names with commas; see docs/verdict.md.")] = "quick",
+    checks: Annotated[str, typer.Option(help="quick, all, or names with commas; validate.checks if not given.")] = "",
     lattice: Annotated[
         str, typer.Option(help="fcc, bcc or hcp: the ground state; the element's own if not given.")
     ] = "",
@@ -523,7 +523,8 @@ def validate(
     from potstill.store import RunDir
 
     settings = _settings(None, overrides or [], 1)
-    v, asked = settings.validate_, [c.strip() for c in checks.split(",") if c.strip()]
+    v = settings.validate_
+    asked = [c.strip() for c in checks.split(",") if c.strip()] or v.checks
     named(asked)  # a wrong name is told before any work
     if lattice not in ("", "fcc", "bcc", "hcp"):
         raise ConfigError(f"Expected fcc, bcc or hcp for --lattice, but found '{lattice}'.")

