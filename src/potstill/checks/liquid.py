@@ -55,11 +55,12 @@ class Liquid(Examination):
         for temperature, steps in ((HOT * T, MELT), (WARM * T, SETTLE)):
             for _ in run(at_constant_pressure(atoms, temperature), steps, temperature):
                 pass
-        volumes, tracks, histogram, frames = [], [], np.zeros(BINS), []
+        volumes, cells, tracks, histogram, frames = [], [], [], np.zeros(BINS), []
         edges = np.linspace(0.0, 0.5 * atoms.get_volume() ** (1 / 3), BINS + 1)
         md = at_constant_pressure(atoms, WARM * T)
         for step in run(md, MEASURE, WARM * T, EVERY):
             volumes.append(atoms.get_volume() / len(atoms))
+            cells.append(atoms.cell.array.copy())
             # Fractions of the cell, so that its breathing is not taken for motion.
             tracks.append(atoms.cell.scaled_positions(atoms.positions))
             histogram += _pairs(atoms, edges)
@@ -69,9 +70,8 @@ class Liquid(Examination):
         g = histogram / len(volumes)
         g *= volume / (4 / 3 * np.pi * np.diff(edges**3))
         r = 0.5 * (edges[1:] + edges[:-1])
-        edge = float(np.mean(volumes) * len(atoms)) ** (1 / 3)
         path = np.array(tracks)
-        path = (path - path.mean(1, keepdims=True)) * edge
+        path = (path - path.mean(1, keepdims=True)) @ np.mean(cells, axis=0)
         D, D_error = _diffusion(path, EVERY * timestep(atoms) / fs)
         peak, height = _peak(r, g)
         return Measured(
