@@ -36,9 +36,9 @@ PURE = (0.15, 0.85)  # share of crystal beyond which only one phase is left
 class Melting(Examination):
     """Half crystal, half liquid, 1,024 atoms of fcc: no pressure along the interfaces' normal, constant enthalpy.
 
-        Starts at the element's tabulated melting point, and again from where it ended if one phase has eaten the other. The
+    Starts at the element's tabulated melting point, and again from where it ended if one phase has eaten the other. The
     error is that of the mean temperature and what it still drifts by; that the cell is small shifts potentials alike.
-    Two protocols of heating have told 1,488 and 1,553 K of one potential: less than that, potentials are not told apart.
+    Two ways of heating have told 1,488 and 1,553 K of one potential: less than that tells no potentials apart.
     """
 
     name: ClassVar[str] = "melting"
