@@ -6,23 +6,32 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export MPLBACKEND = Agg
 
-.PHONY: demo test check format system gpaw clean
+.PHONY: demo test docs check bench-quick format system gpaw clean
 
 demo: $(STAMP)
 	$(BIN)/potstill run examples/nickel.toml --out runs/demo
 
+# One process more than cores, because some tests wait for a batch system; torch with one thread, because threads would spin.
+test: export OMP_NUM_THREADS = 1
 test: $(STAMP) system gpaw
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --quiet --strict
+
+# Ratios of speed, each within one run, beside those that were kept; a few minutes.
+bench-quick: $(STAMP)
+	$(BIN)/python benchmarks/quick.py
 
 check: $(STAMP)
-	$(BIN)/ruff format --check src tests scripts benchmarks
-	$(BIN)/ruff check src tests scripts benchmarks
+	$(BIN)/ruff format --check src tests scripts benchmarks docs
+	$(BIN)/ruff check src tests scripts benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(STAMP)
-	$(BIN)/ruff format src tests scripts benchmarks
-	$(BIN)/ruff check --fix src tests scripts benchmarks
+	$(BIN)/ruff format src tests scripts benchmarks docs
+	$(BIN)/ruff check --fix src tests scripts benchmarks docs
 
 # torch goes first and by exact version: then the range that the package asks for is satisfied, and pip does not look
 # for a build with several gigabytes of GPU libraries.
@@ -58,4 +67,4 @@ gpaw: $(STAMP) system
 		GPAW_CONFIG=$(CURDIR)/scripts/gpaw_serial.py $(BIN)/python -m pip install --quiet gpaw==25.7.0
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) site build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -115,9 +115,9 @@ def absent() -> None:
         print(f"not installed, so left out: {', '.join(missing)} (sh benchmarks/rivals.sh)")
 
 
-def keep(name: str, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write what was measured as JSON."""
-    path = RUNS / f"{name}.json"
+def keep(name: str, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, quick: bool = False) -> None:
+    """Write what was measured as JSON, where the docs are made from; a smoke run goes elsewhere."""
+    path = (RUNS if quick else HERE / "results") / f"{name}.json"
     path.write_text(json.dumps({**about, "rows": rows}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"every number: {path}")
 

@@ -30,12 +30,13 @@ from common import HERE, RUNS, SHARED, announce
 
 from potstill import Dataset
 from potstill.backends import resolve
-from potstill.compare import Contest, table, table_text
+from potstill.comparing import Contest, table, table_text
 from potstill.config import Config
 from potstill.data import Frame, Labels, Origin, tensor
 from potstill.engine import each
-from potstill.select import SELECTORS
+from potstill.selecting import SELECTORS
 from potstill.store import versions
+from potstill.training import full_steps
 
 NICKEL, NIOBIUM = "lammps:NiAlH_jea.eam.alloy", "lammps:Nb.uf3"
 BUDGETS = "10,25,50,100,200,400"
@@ -108,7 +109,8 @@ def contest(
     defaults = Config()
     d = {"budget": sizes[-1], "sizes": tuple(sizes), "initial": sizes[0], "stop_flat": False, "round_steps": STEPS}
     distil = defaults.distil.model_copy(update=d if beside else {**d, "beside": 0.0})
-    train = defaults.train.model_copy(update={"steps": STEPS})
+    share = full_steps(defaults.train, sizes[-1]) / defaults.train.steps  # what the last size's steps are multiplied by
+    train = defaults.train.model_copy(update={"steps": round(STEPS / share)})
     settings = defaults.model_copy(update={"distil": distil, "train": train})
     kept = RESULTS / f"distil-{name}.json"
     cells = json.loads(kept.read_text(encoding="utf-8"))["cells"] if kept.is_file() else []

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.compare import MEASURES, table
+from potstill.comparing import MEASURES, table
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "selectors.md"

@@ -143,7 +143,7 @@ def main() -> None:
     sizes, seconds = ([32, 256], 1.0) if given.quick else (sorted(given.atoms), given.seconds)
     print("one core; a step of MD with its neighbour list; ratios are to the first row of a size")
     programs = [p for kind in ("ours", "eam", "rivals") if kind in parts for p in kinds[kind]]
-    keep("inference", about, list(table(programs, sizes, seconds, TEST)))
+    keep("inference", about, list(table(programs, sizes, seconds, TEST)), quick=given.quick)
 
 
 if __name__ == "__main__":

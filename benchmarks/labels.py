@@ -22,7 +22,7 @@ from potstill.backends import resolve
 from potstill.crystals import supercell
 from potstill.data import Frame
 from potstill.engine import cores
-from potstill.label import compute, label
+from potstill.labelling import compute, label
 from potstill.store import LabelStore
 
 EAM = "lammps:NiAlH_jea.eam.alloy"

@@ -29,7 +29,7 @@ def one(n_frames: int) -> None:
     from potstill.crystals import supercell
     from potstill.data import Dataset, Frame, Labels, tensor
     from potstill.model.fit import fit
-    from potstill.train import descriptor_for
+    from potstill.training import descriptor_for
 
     rng = np.random.default_rng(0)
     eam = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])

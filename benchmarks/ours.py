@@ -20,7 +20,7 @@ from ase.calculators.calculator import Calculator
 
 from potstill import Committee, Dataset
 from potstill.config import ModelConfig, TrainConfig
-from potstill.train import train
+from potstill.training import train
 
 
 class Potstill:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes a virtual environment for each rival under benchmarks/.venvs: sh benchmarks/rivals.sh [torchani] [mace] [ace-jax] [quests] [maml]
+# Makes a virtual environment for each rival under benchmarks/.venvs: sh benchmarks/rivals.sh [torchani] [mace] [ace-jax] [quests] [maml] [torch-sim]
 # About 3 GB in all. One that cannot be installed is said, and the others go on. Nothing here downloads weights.
 set -u
 cd "$(dirname "$0")" || exit 1
@@ -24,11 +24,11 @@ install() {
             return
         fi
     done
-    "$venv/bin/python" -m pip freeze 2>/dev/null | grep -E '^(torch|torchani|mace-torch|ace-jax|jax|quests|maml|matgl|numba|scikit-learn)==' | tr '\n' ' ' >"$venv/.installed"
+    "$venv/bin/python" -m pip freeze 2>/dev/null | grep -E '^(torch|torchani|mace-torch|ace-jax|jax|quests|maml|torch-sim-atomistic|matgl|numba|scikit-learn)==' | tr '\n' ' ' >"$venv/.installed"
     echo "$name: $(cat "$venv/.installed")"
 }
 
-for rival in ${*:-torchani mace ace-jax quests maml}; do
+for rival in ${*:-torchani mace ace-jax quests maml torch-sim}; do
     case $rival in
         torchani) install torchani "$TORCH" torchani ;;
         mace) install mace "$TORCH" mace-torch ;;
@@ -36,6 +36,8 @@ for rival in ${*:-torchani mace ace-jax quests maml}; do
         ace-jax) install ace-jax 'ace-jax[fast-neighbours]' ;;
         quests) install quests quests ;;
         maml) install maml "$TORCH" maml ;;
-        *) echo "$rival: not known; torchani, mace, ace-jax, quests and maml are" ;;
+        # it drives our own model, which is installed beside it
+        torch-sim) install torch-sim "$TORCH" .. torch-sim-atomistic ;;
+        *) echo "$rival: not known; torchani, mace, ace-jax, quests, maml and torch-sim are" ;;
     esac
 done

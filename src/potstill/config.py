@@ -263,7 +263,11 @@ class TrainConfig(Section):
     """Step 2b: a committee of networks, all members at once."""
 
     members: int = Field(4, description="Networks in the committee.", ge=1, le=64)
-    steps: int = Field(1_200, description="Optimiser steps of a full training.", ge=0)
+    steps: int = Field(
+        2_000,
+        description="Optimiser steps of a full training on up to 100 frames; in proportion for more, up to four times.",
+        ge=0,
+    )
     batch: int = Field(16, description="Frames of 32 atoms in a batch; larger frames count for more.", ge=1)
     learning_rate: float = Field(0.005, description="Peak of the cosine schedule.", gt=0)
     energy_scale: float = Field(
@@ -346,6 +350,11 @@ class DistilConfig(Section):
         True,
         description="Stop once two rounds in a row have not lowered the hold-out's errors beyond their error bars.",
     )
+    baseline: bool = Field(
+        False,
+        description="Draw as many frames at random too, label and learn them, so that the report shows what choosing "
+        "was worth. It costs as many labels again as the pool gave.",
+    )
     drop_outliers: bool = Field(
         False, description="Leave out of the last training the labels that nothing else explains; else they are listed."
     )
@@ -368,6 +377,39 @@ class ValidateConfig(Section):
         0.001, description="eV/Å. Relaxations end when every force and cell gradient is below this.", gt=0
     )
     relax_steps: int = Field(300, description="Steps after which a relaxation is called not converged.", ge=1)
+
+
+class TransferConfig(Section):
+    """Step 4: the same configurations for other metals, without sampling or distilling again."""
+
+    to: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,40}$")], ...] = Field(
+        (),
+        description="Metals, as Nb, and alloys, as Ni3Al or, for all compositions, Ni-Al. Empty: no transfer.",
+    )
+    references: dict[str, str] = Field(
+        {},
+        description='The potential that labels, for each target: {Al = "lammps:Al_zhou.eam.alloy"}; written like '
+        "sample.potential. Where there is none, label.reference.",
+    )
+    source: str = Field(
+        "",
+        description="What is transferred: foundation, or a file of distilled frames. In a run: empty for its own.",
+    )
+    source_volume: float = Field(
+        0.0, description="Å³ per atom of the source's crystal at rest; 0: from the model beside the file.", ge=0, le=200
+    )
+    budget: int = Field(0, description="Labels of each target to learn from; 0: all frames of the source.", ge=0)
+    judge: int = Field(
+        100,
+        description="Labels to judge by: of the target's own extended ensemble where its reference is fast; else, 20 "
+        "at most, of frames that the budget leaves.",
+        ge=0,
+    )
+    warm: str = Field("", description="A model whose weights each target's training begins with; empty: from scratch.")
+    top_up: int = Field(
+        0, description="Frames of the target's own ensemble to add where the source leaves the widest gap.", ge=0
+    )
+    most_force: float = Field(0.0, description="eV/Å. Labels with a larger force count as failures; 0 keeps all.", ge=0)
 
 
 class EngineConfig(Section):
@@ -448,6 +490,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     distil: DistilConfig = DistilConfig()
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
+    transfer: TransferConfig = TransferConfig()
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from potstill.errors import ConfigError, ConvergenceError
+from potstill.errors import ConfigError, ConvergenceError, PotstillError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -166,6 +166,7 @@ TEST_FACES: Mapping[str, tuple[tuple[int, int, int], ...]] = {
     "bcc": ((1, 0, 0), (1, 1, 0)),
     "hcp": ((0, 0, 1), (1, 0, 0)),  # of the orthorhombic cell: basal and prismatic
 }
+SYMMETRIC = 1e-3  # Å, within which a structure has a symmetry that is kept
 VACUUM = 7.0  # Å on either side of a slab: more than half of any usual cutoff, so that its sides do not see each other
 
 
@@ -234,7 +235,13 @@ def verdict_structures(lattice: str, element: str, volume: float, names: Iterabl
 
 
 def relaxed(
-    atoms: Atoms, calculator: Any, *, force_tolerance: float = 1e-3, steps: int = 300, isotropic: bool = False
+    atoms: Atoms,
+    calculator: Any,
+    *,
+    force_tolerance: float = 1e-3,
+    steps: int = 300,
+    isotropic: bool = False,
+    symmetric: bool = False,
 ) -> Atoms:
     """Minimise the energy over positions and cell.
 
@@ -253,6 +260,8 @@ def relaxed(
         Limit of the second part.
     isotropic : bool
         Stop after the volume scan (cell shape and fractional coordinates kept).
+    symmetric : bool
+        Keep the space group: else rounding decides who leaves a saddle that forces vanish on by symmetry.
 
     Returns
     -------
@@ -264,6 +273,7 @@ def relaxed(
     ConvergenceError
         If the limit of steps is reached, or the energy has no minimum between 0.6 and 1.8 of the volume.
     """
+    from ase.constraints import FixSymmetry
     from ase.filters import FrechetCellFilter
     from ase.optimize import LBFGS
 
@@ -292,12 +302,41 @@ def relaxed(
     work.set_cell(start * best, scale_atoms=True)
     if isotropic:
         return work
+    if symmetric:
+        work.set_constraint(FixSymmetry(work, symprec=SYMMETRIC))
     optimiser = LBFGS(FrechetCellFilter(work), logfile=None)
-    if not optimiser.run(fmax=force_tolerance, steps=steps):
+    done = optimiser.run(fmax=force_tolerance, steps=steps)
+    work.set_constraint()
+    if not done:
         raise ConvergenceError(
             f"The relaxation of {work.get_chemical_formula()} did not reach {force_tolerance} eV/Å in {steps} steps."
         )
     return work
+
+
+COMMON = ("fcc", "bcc", "hcp")
+
+
+def common_crystals(element: str, calculator: Any) -> tuple[dict[str, Atoms], dict[str, str]]:
+    """Relax the lattices that metals have, the most stable first.
+
+    Returns
+    -------
+    crystals : dict
+        Name → relaxed primitive cell with the calculator attached, by rising energy per atom.
+    failed : dict
+        Name → why it did not come to rest.
+    """
+    found: dict[str, Atoms] = {}
+    failed = {}
+    for name in COMMON:
+        start = prototype(name, element, atomic_volume(element))
+        try:
+            found[name] = relaxed(start, calculator, force_tolerance=3e-3)
+        except (PotstillError, ArithmeticError, ValueError, RuntimeError) as error:  # a poor model goes anywhere
+            failed[name] = str(error)
+    order = sorted(found, key=lambda name: float(found[name].get_potential_energy()) / len(found[name]))
+    return {name: found[name] for name in order}, failed
 
 
 def supercell(name: str, element: str, volume: float, n_atoms: int, *, stretch: float = 1.0) -> Atoms:

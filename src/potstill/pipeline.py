@@ -11,12 +11,13 @@ from potstill.backends import resolve
 from potstill.checks import Outside, Polymorphs, named, validate
 from potstill.config import Config, to_toml
 from potstill.data import Dataset, write_atomic
-from potstill.distil import distil
-from potstill.label import labeller
+from potstill.distilling import distil
+from potstill.labelling import labeller
 from potstill.model import Committee
-from potstill.report import report
-from potstill.sample import sample
+from potstill.reporting import report
+from potstill.sampling import sample
 from potstill.store import Outcome, RunDir, Stage, read_json
+from potstill.transferring import transfer_stage
 
 
 def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage]:
@@ -50,8 +51,10 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
             validate, reference=reference, check=check, outside=outside, checks=checks, lattice=metal["crystal"],
             workers=workers, tell=tell,
         )  # fmt: skip
-        pool = Dataset.load(out / "1-sample" / "pool.extxyz")
-        summary, files = judge(Committee.load(distilled / "model"), folder=folder, holdout=holdout, pool=pool)
+        pool, learnt = (Dataset.load(f) for f in (out / "1-sample" / "pool.extxyz", distilled / "distilled.extxyz"))
+        summary, files = judge(
+            Committee.load(distilled / "model"), folder=folder, holdout=holdout, pool=pool, learnt=learnt
+        )
         if (alone := distilled / "model-pool-only").exists():  # the other claim: without what stood beside the pool
             tell("validate: the same for the potential that learnt from the pool alone")
             second, more = judge(Committee.load(alone), folder=folder / "pool-only", holdout=holdout, pool=Dataset())
@@ -66,6 +69,7 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
     learn = {k: dump[k] for k in ("seed", "model", "train", "distil")}  # [label] says how labels come, not which
     if config.distil.beside:
         learn["tests"] = dump["validate"]["polymorphs"]  # kept out of the data
+    onward = [transfer_stage(config, learn, out, tell)] if config.transfer.to else []
     return [
         Stage(
             "sample",
@@ -81,7 +85,14 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
             do_validate,
             ("sample", "distil"),
         ),
-        Stage("report", "6-report", {"title": config.title}, do_report, ("sample", "distil", "validate")),
+        *onward,
+        Stage(
+            "report",
+            "6-report",
+            {"title": config.title},
+            do_report,
+            ("sample", "distil", "validate", *(s.name for s in onward)),
+        ),
     ]
 
 
@@ -94,8 +105,9 @@ def run(config: Config, out: str | Path, tell: Callable[[str], None]) -> bool:
         Of the class that fits; what was finished stays, and the same call goes on from there.
     """
     out = Path(out)
-    plan = stages(config, out, tell)
     directory = RunDir(out)
+    tell = directory.logged(tell)
+    plan = stages(config, out, tell)
     with directory.locked():
         write_atomic(out / "config.toml", to_toml(config).encode())
         return directory.execute(plan, tell)

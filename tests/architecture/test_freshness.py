@@ -57,7 +57,7 @@ def test_what_each_package_compiles_depends_on_all_that_it_calls(tmp_path, repo)
 
     def start():
         environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-        code = "import potstill.sample, potstill; print(potstill.__file__)"
+        code = "import potstill.sampling, potstill; print(potstill.__file__)"
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=300
         )
@@ -65,14 +65,14 @@ def test_what_each_package_compiles_depends_on_all_that_it_calls(tmp_path, repo)
 
     start()
     for changed, of_model, of_sample in (
-        ("report/__init__.py", True, True),
+        ("reporting/__init__.py", True, True),
         ("model/simd.py", False, False),
-        ("sample/order.py", True, False),
+        ("sampling/order.py", True, False),
         ("memory.py", True, False),
     ):
-        files = {name: compiled(package / name) for name in ("model", "sample")}
+        files = {name: compiled(package / name) for name in ("model", "sampling")}
         with (package / changed).open("a") as source:
             source.write("\n# changed\n")
         start()
-        kept = [all(f.exists() for f in files[name]) for name in ("model", "sample")]
+        kept = [all(f.exists() for f in files[name]) for name in ("model", "sampling")]
         assert kept == [of_model, of_sample], changed

@@ -1,73 +1,95 @@
 """The report in a real browser, from disk, without a network."""
 
-import os
+import io
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 pytestmark = pytest.mark.browser
 
-TINY = Path(__file__).parents[1] / "pipeline" / "tiny.toml"
+
+@pytest.fixture
+def opened(page, tiny):
+    page.goto((tiny / "report.html").as_uri())
+    return page
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    found = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chromium is missing; `make system` installs it as root")
-        pytest.skip("chromium is not installed; as root, `make system` installs it")
-    return found
+def pixels(picture):
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=int)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("page") / "run"
-    command = [sys.executable, "-m", "potstill.cli", "run", str(TINY), "--out", str(out)]
-    # a hostile title must do no harm on the page
-    subprocess.run([*command, "--set", 'title="<script>document.title=1</script>"'], check=True, timeout=300)
-    return out
+def coloured(shot):
+    return shot.max(axis=2) - shot.min(axis=2) > 60
 
 
-def browse(chromium, page, profile, *options):
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", f"--user-data-dir={profile}"]
-    done = subprocess.run(
-        [chromium, *flags, *options, page.as_uri()], capture_output=True, text=True, check=True, timeout=120
+def spot(page, figure, which=0):
+    """Where on the screen a point of a figure lies."""
+    page.locator(f"figure[data-spots={figure}]").scroll_into_view_if_needed()
+    code = """([figure, which]) => {
+        const svg = document.querySelector(`figure[data-spots=${figure}] svg`), [, x, y] = spots[figure].at[which];
+        const q = new DOMPoint(x, y).matrixTransform(svg.getScreenCTM());
+        return [q.x, q.y];
+    }"""
+    return page.evaluate(code, [figure, which])
+
+
+def test_the_page_asks_for_nothing_says_nothing_and_shows_every_figure(opened, tiny):
+    assert opened.said == []
+    assert [url for url in opened.asked if not url.startswith("blob:")] == [(tiny / "report.html").as_uri()]
+    assert (tiny / "report.html").stat().st_size < 5_000_000
+    links = opened.eval_on_selector_all(
+        "a[href], img, link, iframe", "all => all.map(e => e.getAttribute('href') || e.src)"
     )
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert links == ["4-transfer/Al/report.html"]
+    assert opened.locator("figure svg").count() == 7 + 2  # of the run and of its card
+    for figure in opened.locator("figure svg").all():
+        shot = pixels(figure.screenshot())
+        assert (abs(shot - shot[0, 0]).sum(axis=2) > 60).mean() > 0.01, "nothing is drawn"
 
 
-def test_the_page_asks_for_nothing_from_outside(run):
-    page = (run / "report.html").read_text()
-    assert not re.findall(r"(?:src|href)\s*=\s*[\"'](?!#|data:)", page)
-    assert not re.findall(r"url\((?!#|[\"']?(?:#|data:))|@import", page)
-    assert len(page) < 5_000_000
-
-
-def test_the_page_opens_from_disk_with_every_figure_and_no_console_message(chromium, run, tmp_path):
-    dom, console = browse(chromium, run / "report.html", tmp_path / "profile", "--dump-dom")
-    assert console == []
-    assert dom.count("<figure") == dom.count("</svg>") == 7 + 8  # of the run and of its card
-    assert "<script>document" not in dom
-    assert "&lt;script&gt;" in dom
+def test_a_hostile_title_does_no_harm(opened):
+    assert opened.title() == "potstill: <script>document.title=1</script>"
+    assert opened.inner_text("h1") == "<script>document.title=1</script>"
 
 
 @pytest.mark.parametrize("width", [1200, 420])
-def test_the_figures_have_ink_and_the_page_does_not_overflow(chromium, run, tmp_path, width):
-    shot = tmp_path / "page.png"
-    options = [f"--screenshot={shot}", f"--window-size={width},3600", "--hide-scrollbars"]
-    browse(chromium, run / "report.html", tmp_path / "profile", *options)
-    pixels = np.asarray(Image.open(shot).convert("RGB"), dtype=int)
-    saturation = pixels.max(axis=2) - pixels.min(axis=2)
-    rows = (saturation > 60).any(axis=1)  # figures are coloured, text is not
-    assert rows.sum() > 300
-    background = pixels[0, 0]
-    assert (abs(pixels[:, -4:] - background).sum(axis=2) < 30).mean() > 0.98, "something reaches the right edge"
+def test_the_page_does_not_overflow(opened, width):
+    opened.set_viewport_size({"width": width, "height": 900})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_pointing_at_a_frame_tells_what_it_is_and_a_click_shows_it(opened):
+    for figure, told in (("coverage", r"eV/atom · \d+ K · .* · distilled"), ("parity", r"forces off by [\d.]+ meV/Å")):
+        x, y = spot(opened, figure, 2)
+        opened.mouse.move(x, y)
+        assert re.search(told, opened.inner_text("#tip"))
+        opened.mouse.click(x, y)
+        opened.wait_for_timeout(500)
+        assert re.search(told, opened.inner_text("#name"))
+        assert coloured(pixels(opened.locator("#stage").screenshot())).sum() > 1000, "no atoms to be seen"
+        opened.click("#close")
+    opened.mouse.move(2, 2)
+    assert not opened.is_visible("#tip")
+    assert opened.said == []
+
+
+def test_without_a_mouse_a_frame_is_chosen_from_a_list(opened):
+    opened.select_option("#pick", index=1)
+    opened.focus("#see")
+    opened.keyboard.press("Enter")
+    opened.wait_for_timeout(500)
+    assert "distilled" in opened.inner_text("#name")
+    opened.keyboard.press("Escape")
+    assert not opened.is_visible("#stage")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_a_reader_out(browser, tiny, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    page.goto((tiny / "report.html").as_uri())
+    found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+    assert found == [], [(v["id"], v["nodes"][0]["html"][:200]) for v in found]
+    page.close()

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 from ase.build import bulk
 
@@ -18,7 +20,7 @@ EAM = "lammps:NiAlH_jea.eam.alloy"
 def call(*arguments, code=0, cwd=None):
     """Run the program; return (stdout, stderr)."""
     done = subprocess.run(
-        [POTSTILL, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300, cwd=cwd
+        [POTSTILL, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=550, cwd=cwd
     )
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
@@ -32,8 +34,8 @@ def labelled(tmp_path_factory):
 
     from potstill.backends import resolve
     from potstill.config import SampleConfig
-    from potstill.sample.ladder import rungs
-    from potstill.sample.metal import Metal
+    from potstill.sampling.ladder import rungs
+    from potstill.sampling.metal import Metal
 
     folder = tmp_path_factory.mktemp("labelled")
     settings = SampleConfig(
@@ -56,7 +58,7 @@ def model(labelled, tmp_path_factory):
 
 def test_help_lists_every_verb():
     out, _ = call("--help")
-    verbs = "run sample label labels train select distil compare validate evaluate report explain status config"
+    verbs = "run sample label labels train select distil compare validate evaluate report explain status watch config"
     for verb in verbs.split():
         assert f" {verb} " in out
 
@@ -197,9 +199,10 @@ def test_distil_with_a_reference_labels_what_it_chooses_from_files_in_folders(tm
 
 def test_a_pool_too_large_to_be_read_at_once_is_drawn_from(labelled, tmp_path, monkeypatch, capsys):
     from potstill import cli
+    from potstill.verbs import given
 
-    monkeypatch.setattr(cli, "STREAMED", 1)
-    monkeypatch.setattr(cli, "DRAWN_ATOMS", 32 * 20)
+    monkeypatch.setattr(given, "STREAMED", 1)
+    monkeypatch.setattr(given, "DRAWN_ATOMS", 32 * 20)
     command = ["distil", labelled, "--budget", 6, "--out", tmp_path / "d", "--pool-only", "--set", "train.steps=10"]
     command += ["--set", "distil.holdout=5", "--set", "train.members=2"]
     cli.app([str(word) for word in command], standalone_mode=False)
@@ -289,6 +292,25 @@ def test_the_template_is_right_and_the_reference_lists_all_keys(tmp_path):
     listed, _ = call("config", "reference")
     assert "distil.budget" in listed
     assert "train.members" in listed
+
+
+def test_templates_of_any_metal_with_a_potential_are_right(tmp_path):
+    for element in ("Cu", "W", "Mg"):
+        out, _ = call("config", "template", "--element", element)
+        (tmp_path / "c.toml").write_text(out)
+        assert f": {element} sampled by lammps:" in call("config", "check", tmp_path / "c.toml")[0]
+    _, told = call("config", "template", "--element", "Xe", code=ConfigError.exit_code)
+    assert "potstill grow --element Xe" in told
+
+
+def test_the_schema_takes_what_is_right_and_no_other(tmp_path):
+    schema = json.loads(call("config", "schema")[0])
+    right = tomllib.loads(call("config", "template")[0])
+    jsonschema.validate(right, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**right, "sample": {**right["sample"], "frames": 0}}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**right, "sampel": {}}, schema)
 
 
 def test_status_and_explain_of_what_is_no_run_say_so(tmp_path):

@@ -7,8 +7,8 @@ from potstill.backends import resolve
 from potstill.config import ModelConfig, TrainConfig
 from potstill.crystals import atomic_volume, supercell
 from potstill.data import Dataset, Frame
-from potstill.label import compute
-from potstill.train import train
+from potstill.labelling import compute
+from potstill.training import train
 
 
 @pytest.fixture(scope="session")

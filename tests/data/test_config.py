@@ -116,7 +116,7 @@ def test_knobs_name_every_field_once():
 
 
 def test_every_section_of_the_file_is_told_what_it_is_for():
-    names = "sample label espresso gpaw model train distil validate engine cluster"
+    names = "sample label espresso gpaw model train distil validate transfer engine cluster"
     assert list(sections()) == names.split()
     assert all((cls.__doc__ or "").strip().endswith(".") for cls in sections().values())
 

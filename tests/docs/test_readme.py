@@ -67,25 +67,35 @@ def test_the_architecture_page_names_every_module(repo):
         assert path.name in page or f"{path.stem}/" in page, path.name
 
 
-def test_the_calculator_example_runs(repo, tmp_path, monkeypatch, nickel):
+def test_the_python_examples_run(repo, tmp_path, monkeypatch, nickel):
     import numpy as np
 
     from potstill.config import ModelConfig, TrainConfig
     from potstill.data import Dataset, Labels
-    from potstill.train import train
+    from potstill.training import train
 
     frames = Dataset(f.labelled(Labels(-4.45 * f.n_atoms, np.zeros((f.n_atoms, 3)), None, "test")) for f in nickel(4))
     train(frames, ModelConfig(), TrainConfig(steps=0, members=2), seed=1).save(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
+    frames.save(tmp_path / "frames.extxyz")
     (example,) = blocks(repo, "python")
-    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - our own README, held true by running it
-    assert (tmp_path / "model").is_dir()
+    for page, text in (("README.md", example), ("use.md", "\n".join(blocks(repo, "python", ["docs/use.md"])))):
+        exec(compile(text, page, "exec"), {})  # noqa: S102 - our own pages, held true by running them
 
 
-def test_the_page_of_selectors_is_what_the_kept_results_say(repo):
-    command = [sys.executable, repo / "benchmarks" / "distil_page.py", "-"]
+@pytest.mark.parametrize(("program", "page"), [("distil_page.py", "selectors.md"), ("speed_page.py", "speed.md")])
+def test_a_page_of_numbers_is_what_the_kept_results_say(repo, program, page):
+    command = [sys.executable, repo / "benchmarks" / program, "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == (repo / "docs" / "selectors.md").read_text().strip()
+    assert done.stdout.strip() == (repo / "docs" / page).read_text().strip()
+
+
+def test_the_tables_of_speed_in_the_readme_are_those_of_the_page(repo):
+    readme, page = (repo / "README.md").read_text(), (repo / "docs" / "speed.md").read_text()
+    for name in ("sampling", "training"):
+        table = readme.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0].strip()
+        assert len(table) > 100
+        assert table in page
 
 
 def test_every_configuration_in_the_docs_and_the_examples_is_one(repo):

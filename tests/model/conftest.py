@@ -10,11 +10,11 @@ from potstill.backends import resolve
 from potstill.config import ModelConfig, TrainConfig
 from potstill.crystals import atomic_volume, supercell
 from potstill.data import Dataset, Frame
-from potstill.label import compute
+from potstill.labelling import compute
 from potstill.model import Committee
 from potstill.model.network import Wall
 from potstill.testing import example_frames
-from potstill.train import train
+from potstill.training import train
 
 
 @pytest.fixture(scope="session")

@@ -259,7 +259,7 @@ def test_whitened_features_have_no_mean_and_at_most_unit_spread(data):
     np.testing.assert_allclose(x.mean(0), 0, atol=1e-6)
     covariance = x.T @ x / len(x)
     np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-6)
-    assert np.diag(covariance)[0] == pytest.approx(1 / (1 + Whitening.FLOOR), rel=1e-6)
+    assert np.diag(covariance)[0] == pytest.approx(1 / (1 + 1e-3), rel=1e-6)
     assert np.all(np.diff(np.diag(covariance)) < 1e-6)
 
 

@@ -16,7 +16,7 @@ from potstill.data import Frame
 from potstill.errors import DataError
 from potstill.model import domain
 from potstill.model.domain import LEAST_RADIUS, MOST_POINTS, Domain
-from potstill.train import descriptor_for, train
+from potstill.training import descriptor_for, train
 
 SINGLE = 1e-4  # points are kept as training had them, in single precision
 

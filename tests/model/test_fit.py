@@ -15,11 +15,11 @@ from potstill.config import ModelConfig, TrainConfig
 from potstill.crystals import atomic_volume, prototype
 from potstill.data import Dataset, Frame, Labels
 from potstill.errors import DataError
-from potstill.label import compute
-from potstill.model import Committee, Whitening
+from potstill.labelling import compute
+from potstill.model import Committee
 from potstill.model.fit import Descriptions, _batches, fit
 from potstill.testing import example_frames
-from potstill.train import calibration, descriptor_for, train
+from potstill.training import calibration, descriptor_for, train
 
 SHORT = TrainConfig(members=2, steps=8)
 
@@ -144,11 +144,11 @@ def test_members_differ_from_each_other(committee):
             assert np.abs(first[a] - first[b]).max() > 1e-3
 
 
-def test_a_cache_and_a_whitening_from_before_change_nothing(data, model):
+def test_a_cache_from_before_changes_nothing(data, model):
     descriptor = descriptor_for(("Ni",), model)
-    cache, whitening = Descriptions(descriptor), Whitening.fit(descriptor, data)
-    train(data[:4], model, SHORT, seed=1, cache=cache, whitening=whitening, descriptor=descriptor)
-    warm = train(data, model, SHORT, seed=1, cache=cache, whitening=whitening, descriptor=descriptor)
+    cache = Descriptions(descriptor)
+    train(data[:4], model, SHORT, seed=1, cache=cache, descriptor=descriptor)
+    warm = train(data, model, SHORT, seed=1, cache=cache, descriptor=descriptor)
     assert same(warm, train(data, model, SHORT, seed=1))
 
 

@@ -18,7 +18,7 @@ from potstill.data import Frame
 from potstill.errors import DataError
 from potstill.model import Committee
 from potstill.model.files import FORMAT
-from potstill.train import descriptor_for, train
+from potstill.training import descriptor_for, train
 
 NAN, INF = float("nan"), float("inf")
 

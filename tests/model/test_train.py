@@ -15,12 +15,12 @@ from potstill.checks import errors_on
 from potstill.config import ModelConfig, TrainConfig
 from potstill.data import Dataset, Frame, Labels, Origin
 from potstill.errors import DataError, PotstillError
-from potstill.label import compute
+from potstill.labelling import compute
 from potstill.model import Whitening
 from potstill.model import fit as fitting
 from potstill.model.fit import Descriptions, _Batch, _lesson, _Network, _Optimiser, fit
 from potstill.testing import example_frames
-from potstill.train import descriptor_for, train
+from potstill.training import descriptor_for, full_steps, train
 
 SHORT = TrainConfig(members=2, steps=8)
 LONGER = TrainConfig(members=2, steps=60)
@@ -267,7 +267,7 @@ def test_the_element_of_another_metal_may_stand_in(committee, model, shaken):
         np.testing.assert_allclose(q.forces, p.forces, rtol=0, atol=2e-4 * np.abs(p.forces).max())
     mean = np.mean([(p.energy.mean() - f.labels.energy) / 8 for f, p in zip(aluminium, after, strict=True)])
     assert abs(mean) < 1e-3
-    learnt = fit(aluminium, descriptor, TrainConfig(members=3, steps=60), hidden=model.hidden, seed=1, start=committee)
+    learnt = fit(aluminium, descriptor, TrainConfig(members=3, steps=200), hidden=model.hidden, seed=1, start=committee)
     assert (
         errors_on(learnt, aluminium).force_rmse_ev_per_angstrom < errors_on(got, aluminium).force_rmse_ev_per_angstrom
     )
@@ -426,3 +426,9 @@ def test_the_gradient_of_the_loss_is_its_derivative(shaken, elements):
 
     h = 1e-2
     assert (at(h) - at(-h)) / (2 * h) == pytest.approx(norm**0.5, rel=1e-2)
+
+
+def test_a_full_training_takes_longer_for_more_than_a_hundred_frames():
+    settings = TrainConfig(steps=500)
+    assert [full_steps(settings, n) for n in (1, 100, 200, 400, 10_000)] == [500, 500, 1000, 2000, 2000]
+    assert full_steps(TrainConfig(steps=0), 400) == 0

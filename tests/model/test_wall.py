@@ -15,7 +15,7 @@ from potstill.crystals import atomic_volume, supercell
 from potstill.data import Dataset, Frame
 from potstill.model.network import Wall, no_wall, repulsion
 from potstill.model.wall import DEEPEST, SETTLED, STANDOFF, STRENGTHS, UNSEEN, fit_wall
-from potstill.train import descriptor_for, train
+from potstill.training import descriptor_for, train
 
 CHARGES = {"Ni": 28.0, "Al": 13.0}
 PAIRS = [("Ni", "Ni"), ("Al", "Al"), ("Al", "Ni")]

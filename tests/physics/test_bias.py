@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from potstill.sample.bias import (
+from potstill.sampling.bias import (
     GPA,
     GRID,
     KB,
@@ -19,7 +19,7 @@ from potstill.sample.bias import (
     no_bias,
     with_states,
 )
-from potstill.sample.ensembles import _opes_start
+from potstill.sampling.ensembles import _opes_start
 
 T0 = 1700.0
 BETA0 = 1 / (KB * T0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from potstill.backends.lammps import LammpsPotential, potentials_folder
 from potstill.crystals import atomic_volume, ground_state, supercell
 from potstill.errors import BackendError
-from potstill.sample.eam import energy_forces, list_pairs, neighbours, read_eam, work_space
+from potstill.sampling.eam import energy_forces, list_pairs, neighbours, read_eam, work_space
 
 FILES = [
     ("NiAlH_jea.eam.alloy", "Ni", "eam/alloy"),

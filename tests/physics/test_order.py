@@ -6,8 +6,8 @@ from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
 
 from potstill.crystals import supercell
-from potstill.sample.eam import list_pairs, neighbours
-from potstill.sample.order import (
+from potstill.sampling.eam import list_pairs, neighbours
+from potstill.sampling.order import (
     FADE,
     Q6,
     STRUCTURE_FACTOR,
@@ -17,7 +17,7 @@ from potstill.sample.order import (
     order_parameter,
     order_scratch,
 )
-from potstill.sample.walkers import order_for
+from potstill.sampling.walkers import order_for
 
 KINDS = {"structure-factor": STRUCTURE_FACTOR, "q6": Q6}
 

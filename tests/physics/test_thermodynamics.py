@@ -8,8 +8,8 @@ import pytest
 from scipy import special, stats
 
 from potstill.errors import DataError
-from potstill.sample.bias import GPA, KB
-from potstill.sample.thermodynamics import (
+from potstill.sampling.bias import GPA, KB
+from potstill.sampling.thermodynamics import (
     CRYSTAL,
     LIQUID,
     NAMES,

@@ -6,7 +6,7 @@ from ase.calculators.emt import EMT
 from potstill.backends import resolve
 from potstill.data import Labels
 from potstill.errors import BackendError
-from potstill.label import compute, label
+from potstill.labelling import compute, label
 from potstill.store import LabelStore
 from potstill.testing import check_potential, example_frames
 

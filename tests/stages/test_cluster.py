@@ -10,7 +10,7 @@ from counting import Counting, Run, die_if_seven, frames, identity, sleep_unless
 from potstill.config import ClusterConfig, parse_config
 from potstill.engine.cluster import Cluster
 from potstill.errors import BackendError, ConfigError
-from potstill.label import label
+from potstill.labelling import label
 from potstill.store import LabelStore
 
 pytest.importorskip("parsl")
@@ -23,7 +23,7 @@ from parsl.providers import SlurmProvider
 from potstill.config import ClusterConfig
 from potstill.data import Dataset
 from potstill.engine.cluster import Cluster
-from potstill.label import label
+from potstill.labelling import label
 from potstill.store import LabelStore
 
 SlurmProvider.status_polling_interval = 5  # s, not a minute

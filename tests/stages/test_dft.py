@@ -19,7 +19,7 @@ from potstill.backends.external import k_grid
 from potstill.config import parse_config
 from potstill.data import Failure, Frame, Labels, tensor
 from potstill.errors import BackendError, ConvergenceError
-from potstill.label import compute, label
+from potstill.labelling import compute, label
 from potstill.protocols import Cautious
 from potstill.store import LabelStore
 

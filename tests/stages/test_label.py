@@ -18,7 +18,7 @@ from potstill.backends import resolve
 from potstill.data import Dataset, Failure, Frame, Labels, read_frames, tensor
 from potstill.data.frames import SAME_SUM
 from potstill.errors import BackendError, ConvergenceError, DataError
-from potstill.label import TOO_CLOSE, Revealer, compute, label, refuse
+from potstill.labelling import TOO_CLOSE, Revealer, compute, label, refuse
 from potstill.protocols import Potential
 from potstill.store import LabelStore
 
@@ -232,7 +232,7 @@ def test_an_overlap_and_an_unknown_element_fail_and_never_reach_a_dataset(eam, s
 
 
 def test_more_atoms_than_any_reference_is_given_fail_before_a_worker_starts(eam, store, monkeypatch):
-    monkeypatch.setattr("potstill.label.each", lambda _work, items, **_how: iter([] if not items else [None]))
+    monkeypatch.setattr("potstill.labelling.each", lambda _work, items, **_how: iter([] if not items else [None]))
     large = Frame.of(Atoms("Ni108000", np.zeros((108_000, 3)), cell=np.eye(3), pbc=True))
     found = label([large], eam, store, workers=1)
     assert [f.reason for f in found.failures] == ["size"]
@@ -313,7 +313,7 @@ def test_a_hanging_reference_is_ended_with_what_it_started(store, nickel):
 
 
 def test_word_is_left_while_labels_are_made_and_taken_back_in_the_end(store, nickel, monkeypatch):
-    monkeypatch.setattr("potstill.label.SAY_EVERY", -1.0)
+    monkeypatch.setattr("potstill.labelling.SAY_EVERY", -1.0)
     frames, words = list(nickel(3)), []
     label(frames, Moody(((frames[0].key, "raises"),)), store, workers=1, retries=0, note=words.append)
     assert len(words) == 3
@@ -328,7 +328,7 @@ def test_a_limit_that_is_kept_changes_nothing(store, nickel):
 
 
 def test_a_label_that_another_driver_has_made_meanwhile_is_not_computed(store, nickel):
-    from potstill.label import _work
+    from potstill.labelling import _work
 
     (frame,) = nickel(1)
     potential = Moody(((frame.key, "raises"),))

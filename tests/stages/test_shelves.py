@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from potstill.backends import resolve
 from potstill.data import Failure, Labels
 from potstill.errors import ConfigError, StoreError
-from potstill.label import label
+from potstill.labelling import label
 from potstill.store import LabelStore, shelves
 
 EAM = "lammps:NiAlH_jea.eam.alloy"

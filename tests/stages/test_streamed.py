@@ -8,10 +8,10 @@ from potstill.config import ModelConfig
 from potstill.data import Dataset, Frame
 from potstill.data.stream import FrameIndex
 from potstill.errors import DataError
-from potstill.label import compute
-from potstill.select import farthest_points, streamed
-from potstill.select.streamed import StreamedFeatures, farthest_streamed
-from potstill.train import descriptor_for
+from potstill.labelling import compute
+from potstill.selecting import farthest_points, streamed
+from potstill.selecting.streamed import StreamedFeatures, farthest_streamed
+from potstill.training import descriptor_for
 
 SMALL = ModelConfig(n_radial=6, n_angular=3, l_max=2)
 

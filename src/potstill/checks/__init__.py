@@ -1,6 +1,6 @@
 """Step 3: what a potential is judged by. One Check a file; the same code measures model and reference."""
 
-from potstill.checks.card import CHECKS, card, named
+from potstill.checks.card import CHECKS, card, fast, named
 from potstill.checks.errors import ErrorReport, errors_on
 from potstill.checks.outside import Outside
 from potstill.checks.polymorphs import Polymorphs, compare_polymorphs
@@ -15,6 +15,7 @@ __all__ = [
     "card",
     "compare_polymorphs",
     "errors_on",
+    "fast",
     "named",
     "reliability",
     "validate",

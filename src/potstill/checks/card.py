@@ -55,6 +55,12 @@ LARGEST = 10_000  # atoms that a potential must take to be called fast
 RESULTS = ("pass", "near", "not measured", "fail")  # from good to bad
 
 
+def fast(potential: Potential) -> bool:
+    """Whether a potential takes large cells, and so dynamics; density-functional codes do not."""
+    most: int = getattr(potential, "most_atoms", LARGEST)
+    return most >= LARGEST
+
+
 def named(checks: Sequence[str], *potentials: Potential) -> list[str]:
     """Return the checks that are meant: names, ``all``, or ``quick`` for those that take seconds.
 
@@ -66,8 +72,7 @@ def named(checks: Sequence[str], *potentials: Potential) -> list[str]:
     ConfigError
         If a name is not among them.
     """
-    slow = any(getattr(p, "most_atoms", LARGEST) < LARGEST for p in potentials)
-    quick = SMALL if slow else [c for c in CHECKS if c not in LONG]
+    quick = SMALL if not all(map(fast, potentials)) else [c for c in CHECKS if c not in LONG]
     found: list[str] = []
     for name in checks:
         if name not in (*CHECKS, "all", "quick"):
@@ -189,13 +194,20 @@ def _row(key: str, name: str, q: Quantity, model: Measured, reference: Measured,
 
 def _worst(made: dict[str, Any]) -> str:
     """Name the row that decided, with its difference."""
-    rows = [r for r in made["rows"] if r["result"] == made["result"] and r["difference"] is not None]
-    if not rows or made["result"] == "pass":
+    if made["result"] == "pass":
         return ""
-    worst = max(rows, key=lambda r: abs(r["difference_percent"] or 0.0))
+    decided = [r for r in made["rows"] if r["result"] == made["result"]]
+    rows = [r for r in decided if r["difference"] is not None]
+    if not rows:
+        return f" ({decided[0]['quantity']} not measured)"
+    share = [
+        abs(r["difference_percent" if r["tolerance_unit"] == "%" else "difference"] or 0.0) / r["tolerance"]
+        for r in rows
+    ]
+    worst = rows[int(np.argmax(share))]
     off = (
         f"{worst['difference_percent']:+.1f} %"
-        if worst["difference_percent"] is not None
+        if worst["tolerance_unit"] == "%" and worst["difference_percent"] is not None
         else f"{worst['difference']:+.3g} {worst['unit']}"
     )
     return f" ({worst['quantity']} {off})"

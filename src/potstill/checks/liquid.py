@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from potstill.checks.measured import Examination, Measured, Quantity, Rest
-from potstill.checks.motion import at_constant_pressure, blocks, melting_point, run, thermalise, timestep
+from potstill.checks.motion import at_constant_pressure, correlated, melting_point, run, thermalise, timestep
 from potstill.data import Array, Frame
 from potstill.protocols import Potential
 
@@ -66,7 +66,7 @@ class Liquid(Examination):
             histogram += _pairs(atoms, edges)
             if step % (MEASURE // 6) == 0:
                 frames.append(Frame.of(atoms))
-        volume, error = blocks(np.array(volumes))
+        volume, error = correlated(np.array(volumes))
         g = histogram / len(volumes)
         g *= volume / (4 / 3 * np.pi * np.diff(edges**3))
         r = 0.5 * (edges[1:] + edges[:-1])

@@ -91,7 +91,17 @@ def run(md: Any, steps: int, temperature: float, every: int = LOOK) -> Iterator[
         yield step
 
 
-def blocks(series: Array, n: int = 5) -> tuple[float, float]:
-    """Return mean and standard error of a series, from the scatter of a few blocks of it."""
-    means = [float(np.mean(part)) for part in np.array_split(np.asarray(series, float), n)]
-    return float(np.mean(series)), float(np.std(means, ddof=1) / np.sqrt(n))
+def correlated(series: Array) -> tuple[float, float]:
+    """Return mean and standard error of a correlated series, by its autocorrelation up to the first zero."""
+    x = np.asarray(series, float)
+    off = x - x.mean()
+    n = len(x)
+    spectrum = np.abs(np.fft.rfft(off, 2 * n)) ** 2
+    rho = np.fft.irfft(spectrum)[:n] / (n - np.arange(n))
+    if not rho[0] > 0:
+        return float(x.mean()), 0.0
+    rho /= rho[0]
+    below = np.flatnonzero(rho <= 0)
+    length = 1.0 + 2.0 * float(rho[1 : below[0] if len(below) else n].sum())
+    # A mean that is taken from the same short series hides some of its own scatter.
+    return float(x.mean()), float(np.sqrt(off.var() * length / max(1.0, n - length)))

@@ -27,7 +27,8 @@ SEED = 9  # the same crystals for all potentials and metals
 class OtherCrystals(Examination):
     """Energy above the ground state, of ω, β-tin and eight random crystals after their relaxation.
 
-    Cell and positions are free, so that two potentials may end in different basins; then the difference says so.
+    Cell and positions are free within the space group, without which rounding decides who leaves a saddle and where to.
+    Two potentials may still end in different basins; then the difference says so.
     """
 
     name: ClassVar[str] = "other-crystals"
@@ -47,7 +48,7 @@ class OtherCrystals(Examination):
         for name, start in self._starts().items():
             crystals.scaled(start, start.info.pop("share") * rest.volume)
             try:
-                found = crystals.relaxed(start, rest.atoms.calc, force_tolerance=TOLERANCE, steps=STEPS)
+                found = crystals.relaxed(start, rest.atoms.calc, force_tolerance=TOLERANCE, steps=STEPS, symmetric=True)
             except BREAKDOWN as error:
                 failed[name] = str(error)
                 continue

@@ -16,6 +16,8 @@ from potstill.protocols import Potential
 DISPLACEMENT = 0.01  # Å
 MESH = 16
 PATH = 160
+SPECIAL = "special points"  # a curve of this name and the points' own says where they lie on the path
+LEVELS = 120  # of the density of states
 # Multiples of the primitive cell whose box holds the zone-boundary points below as whole waves, and is wide enough
 # for embedding, which reaches twice the cutoff: 256 atoms of fcc, 128 of bcc, 288 of hcp.
 SUPERCELLS: Mapping[str, list[list[int]]] = {
@@ -89,14 +91,17 @@ class Phonons(Examination):
         mesh, weights = phonons.mesh.frequencies, phonons.mesh.weights
         values["mean"] = float(np.average(mesh.mean(axis=1), weights=weights))
         values["imaginary"] = max(0.0, -float(mesh.min()) - TINY)
+        phonons.run_total_dos(freq_pitch=float(mesh.max()) / LEVELS)
+        density = phonons.total_dos
         path = rest.atoms.cell.bandpath(npoints=PATH)
         phonons.run_qpoints(path.kpts)
         bands = np.sort(phonons.qpoints.frequencies, axis=1)
-        x, _, _ = path.get_linear_kpoint_axis()
-        x = (x / x[-1]).tolist()
-        return Measured(
-            values, curves={f"band {k + 1}": (x, bands[:, k].tolist()) for k in range(bands.shape[1])}, frames=frames
-        )
+        x, special, names = path.get_linear_kpoint_axis()
+        special, x = (special / x[-1]).tolist(), (x / x[-1]).tolist()
+        curves = {f"band {k + 1}": (x, bands[:, k].tolist()) for k in range(bands.shape[1])}
+        curves[f"{SPECIAL} {' '.join('Γ' if n == 'G' else n for n in names)}"] = (special, [0.0] * len(special))
+        curves["density of states"] = (density.dos.tolist(), density.frequency_points.tolist())
+        return Measured(values, curves=curves, frames=frames)
 
 
 def _atoms(cell: Any) -> Any:

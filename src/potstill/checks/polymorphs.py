@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from potstill import crystals
+from potstill.data import Frame
 from potstill.engine import each
 from potstill.errors import PotstillError
+from potstill.model import Committee
 from potstill.protocols import Potential
 from potstill.store import Units
 
@@ -79,7 +81,11 @@ class Polymorphs:
         energy = float(atoms.get_potential_energy()) / len(atoms)
         if not np.isfinite(energy):
             return {"failed": "the energy is not finite"}
+        members: dict[str, Any] = {}
+        if isinstance(potential, Committee) and potential.members > 1:
+            members["members"] = (potential.predict([Frame.of(atoms)])[0].energy / len(atoms)).tolist()
         return {
+            **members,
             "energy": energy,
             "volume": float(atoms.get_volume()) / len(atoms),
             "space_group": crystals.space_group(atoms, SYMMETRY_TOLERANCE),
@@ -129,8 +135,9 @@ def compare_polymorphs(
     Returns
     -------
     dict
-        ``crystals``: a row each, with ``nnp``, ``reference`` and the error of the energy relative to the reference's
-        ground state; ``order_nnp``, ``order_reference``: names by stability; ``order_right``; ``ground_state_right``;
+        ``crystals``: a row each, with ``nnp``, ``reference``, the error of the energy relative to the reference's
+        ground state, and what a committee expects of it (``expected_error``, meV/atom; None for others);
+        ``order_nnp``, ``order_reference``: names by stability; ``order_right``; ``ground_state_right``;
         ``basins_left``: crystals whose space group changed, with the model; units and tolerance.
     """
     tasks = [(name, potential) for name in check.names for potential in (reference, model)]
@@ -149,6 +156,10 @@ def compare_polymorphs(
         both = all("relative_energy" in row[side] for side in ("nnp", "reference"))
         error = row["nnp"]["relative_energy"] - row["reference"]["relative_energy"] if both else None
         row["relative_energy_error"] = error
+        row["expected_error"] = None
+        if both and anchor is not None and isinstance(model, Committee) and "members" in row["nnp"]:
+            above = np.array(row["nnp"]["members"]) - np.array(anchor["nnp"]["members"])
+            row["expected_error"] = 1e3 * model.energy_calibration * float(above.std(ddof=1))
         row["volume_error_percent"] = 100 * (row["nnp"]["volume"] / row["reference"]["volume"] - 1) if both else None
     order_nnp, order_reference = _order(rows, "nnp"), _order(rows, "reference")
     tell(f"validate: stability by the model {' < '.join(order_nnp)}, by the reference {' < '.join(order_reference)}")

@@ -11,9 +11,10 @@ import numpy as np
 from potstill.checks.card import card
 from potstill.checks.errors import parity, summarise
 from potstill.checks.outside import Outside
+from potstill.checks.phases import by_phase, phase, steinhardt
 from potstill.checks.polymorphs import Polymorphs, compare_polymorphs
 from potstill.crystals import ground_state
-from potstill.data import Dataset
+from potstill.data import Dataset, sketch
 from potstill.model import Committee
 from potstill.protocols import Potential
 from potstill.store import write_json
@@ -33,6 +34,7 @@ def validate(
     lattice: str = "",
     holdout: Dataset,
     pool: Dataset,
+    learnt: Dataset | None = None,
     workers: int,
     tell: Callable[[str], None],
 ) -> tuple[dict[str, Any], list[str]]:
@@ -56,6 +58,8 @@ def validate(
         Labelled frames that were not learnt from; may be empty.
     pool : Dataset
         For the map; may be empty.
+    learnt : Dataset | None
+        What the model learnt from; on the map too, whether of the pool or not.
     workers : int
         Processes; 0 means one a core.
     tell : callable
@@ -70,6 +74,7 @@ def validate(
     """
     files = ["validation.json"]
     errors: dict[str, Any] | None = None
+    strata: list[dict[str, Any]] = []
     if len(holdout):
         points = parity(model, holdout)
         errors = summarise(points).as_dict()
@@ -78,6 +83,9 @@ def validate(
             f"{1e3 * errors['force_rmse_ev_per_angstrom']:.1f} meV/Å"
         )
         step = max(1, len(points.force[0]) // PARITY_POINTS)
+        frames = list(holdout.only_labelled())
+        phases = [phase(steinhardt(f)) for f in frames]
+        strata = by_phase(phases, points.energy[1] - points.energy[0], points.force_rmse_of_frame)
         write_json(
             folder / "parity.json",
             {
@@ -85,14 +93,16 @@ def validate(
                 "force_ev_per_angstrom": [x[::step].tolist() for x in points.force],
                 "stress_gpa": [x.tolist() for x in points.stress],
                 "force_rmse_of_frame": points.force_rmse_of_frame.tolist(),
-                "trajectory_of_frame": [f.origin.trajectory for f in holdout],
+                "trajectory_of_frame": [f.origin.trajectory for f in frames],
+                "phase_of_frame": phases,
+                "structure_of_frame": [sketch(f.atoms) for f in frames],
             },
         )
         files.append("parity.json")
     else:
         (folder / "parity.json").unlink(missing_ok=True)  # of an earlier run with a hold-out
     if len(pool) and isinstance(model, Committee):
-        write_json(folder / "coverage.json", coverage(model, pool))
+        write_json(folder / "coverage.json", coverage(model, pool, learnt or Dataset()))
         files.append("coverage.json")
     crystals = compare_polymorphs(check, model, reference, folder / "units", workers=workers, tell=tell)
     rows = card(
@@ -110,6 +120,7 @@ def validate(
         "reference": reference.fingerprint,
         "element": check.element,
         "holdout": errors,
+        "strata": strata,
         "polymorphs": crystals,
         "outside": None if outside is None else _side_by_side(outside, model, reference, folder / "units", tell),
         "card": rows,
@@ -135,16 +146,21 @@ def _side_by_side(
     return rows
 
 
-def coverage(model: Committee, pool: Dataset) -> dict[str, Any]:
-    """Return where the pool lies: volume, the model's energy, temperature, start, of evenly many frames."""
-    shown = pool[:: max(1, len(pool) // MAP_FRAMES)]
+def coverage(model: Committee, pool: Dataset, learnt: Dataset) -> dict[str, Any]:
+    """Return where the pool lies: volume, the model's energy, Q₆ …, of evenly many frames and all learnt ones."""
+    shown = learnt.without_labels() | pool[:: max(1, len(pool) // MAP_FRAMES)].without_labels()
     energies = [
         float(p.energy[0]) / f.n_atoms for f, p in zip(shown, model.predict(list(shown), mean=True), strict=True)
     ]
     return {
         "key": shown.keys,
+        "kind": [f.origin.kind for f in shown],
+        "learnt": [k < len(learnt) for k in range(len(shown))],
         "volume_per_atom": [f.volume / f.n_atoms if f.volume else None for f in shown],
         "energy_per_atom": np.round(energies, 6).tolist(),
         "temperature": [f.origin.temperature for f in shown],
-        "start": [f.origin.trajectory.partition("-")[0] for f in shown],
+        "q6": [None if q is None else round(q, 4) for q in map(steinhardt, shown)],
+        "trajectory": [f.origin.trajectory for f in shown],
+        "step": [f.origin.step for f in shown],
+        "structure": [sketch(f.atoms) for f in shown],
     }

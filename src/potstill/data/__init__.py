@@ -2,6 +2,7 @@
 
 from potstill.data.files import LabelKeys, detect_label_keys, read_frames, read_pool, structure_files, write_atomic
 from potstill.data.frames import VOIGT, Array, Dataset, Failure, Frame, Labels, Origin, sum_to, tensor, voigt
+from potstill.data.sketch import sketch
 
 __all__ = [
     "VOIGT",
@@ -15,6 +16,7 @@ __all__ = [
     "detect_label_keys",
     "read_frames",
     "read_pool",
+    "sketch",
     "structure_files",
     "sum_to",
     "tensor",

@@ -122,6 +122,10 @@ class Failure:
     source: str
     attempts: int = 1
 
+    def plain(self) -> dict[str, Any]:
+        """Return JSON values, for ``failures.json``."""
+        return {"frame": self.frame, "reason": self.reason, "message": self.message, "attempts": self.attempts}
+
 
 def _content_key(numbers: NDArray[Any], positions: Array, cell: Array, pbc: NDArray[Any]) -> str:
     digest = hashlib.sha256(b"potstill-frame-1")

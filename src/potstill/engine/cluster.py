@@ -16,19 +16,18 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from potstill.config import ClusterConfig, seconds
-from potstill.engine.local import cores, end_with
+from potstill.engine.local import Places, cores, end_with, given_up
 from potstill.errors import BackendError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LOST_JOBS = 10  # times that a task is sent again because its job ended; its own doing after that
-CRASHES = 2  # workers that a task may take with it
 AHEAD = 2  # tasks sent for each place, so that none waits for the driver
 ONE_THREAD = [f"export {v}_NUM_THREADS=1" for v in ("OMP", "OPENBLAS", "MKL", "NUMBA")]
 INTERCHANGE = Path(__file__).with_name("interchange.py")
@@ -87,15 +86,15 @@ class Cluster:
         if first is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        flying: dict[Future[Result], tuple[Item, int, int]] = {}
+        flying: dict[Future[Result], tuple[Item, int]] = {}
         with _logged(self.folder / "parsl.log"), _ended(ParslPoolExecutor(config=self._parsl())) as pool:
             send = partial(pool.submit, _in_place, work)
-            flying[send(first)] = first, 0, 0
+            flying[send(first)] = first, 0
             while flying:
                 while len(flying) < AHEAD * self.places and (item := next(queue, None)) is not None:
-                    flying[send(item)] = item, 0, 0
+                    flying[send(item)] = item, 0
                 for future in wait(flying, return_when=FIRST_COMPLETED)[0]:
-                    item, lost, crashed = flying.pop(future)
+                    item, lost = flying.pop(future)
                     error = future.exception()
                     if isinstance(error, (BadStateException, TooManyJobFailuresError)):
                         said = " ".join(str(error).partition("Error 2:")[0].split())  # they are alike
@@ -103,17 +102,12 @@ class Cluster:
                             f"The batch system ran no job for potstill. It said: {said[:500]}. The jobs' scripts and "
                             f"output are in {self.folder}."
                         ) from None
-                    lost += isinstance(error, ManagerLost)
-                    crashed += isinstance(error, WorkerLost)
-                    if isinstance(error, (ManagerLost, WorkerLost)):
-                        if lost <= LOST_JOBS and crashed < CRASHES:
-                            flying[send(item)] = item, lost, crashed
-                        elif crash is None:
-                            raise BackendError(f"A task was lost with its worker again and again: {error}.")
-                        else:
-                            yield item, crash(item)
-                        continue
-                    yield item, future.result()
+                    if isinstance(error, (ManagerLost, WorkerLost)) and lost < LOST_JOBS:
+                        flying[send(item)] = item, lost + 1
+                    elif isinstance(error, (ManagerLost, WorkerLost)) or isinstance(future.result(), _Gone):
+                        yield item, given_up(item, crash)
+                    else:
+                        yield item, future.result()
 
     def _parsl(self) -> Any:
         """Return parsl's configuration."""
@@ -221,15 +215,28 @@ def _logged(file: Path) -> Iterator[None]:
         handler.close()
 
 
-_led: set[int] = set()
+@cache
+def _place(_pid: int) -> Places:
+    """Return the process in which a node's worker has its tasks done."""
+    end_with(os.getppid())
+    return Places(1)
 
 
-def _in_place(work: Callable[[Item], Result], item: Item) -> Result:
-    """Do a task in a node's worker; its first makes the worker lead what it starts."""
-    if os.getpid() not in _led:
-        _led.add(os.getpid())
-        end_with(os.getppid())
-    return work(item)
+class _Gone:
+    """What stands for the result of a task that took its process with it, twice."""
+
+    def __init__(self, _item: object) -> None: ...
+
+
+def _in_place(work: Callable[[Item], Result], item: Item) -> Result | _Gone:
+    """Do a task on a node, in a process beside parsl's worker.
+
+    A worker that dies may hold the lock of the pipe that all workers of its node send results through, and then none of
+    them is heard of again.
+    """
+    outcome: Callable[[Item], Result | _Gone] = work
+    [(_, result)] = _place(os.getpid()).run(outcome, iter([item]), _Gone)
+    return result
 
 
 def _address() -> str:

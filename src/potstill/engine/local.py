@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 from potstill.errors import BackendError
 
@@ -106,30 +106,37 @@ def each(
     """
     queue = iter(items)
     with _one_thread_each():
-        places: _Places[Item, Result] = _Places(work, workers or cores())
+        places = Places(workers or cores())
         try:
-            yield from places.run(queue, crash)
+            yield from places.run(work, queue, crash)
         finally:
             places.close()
 
 
-class _Places(Generic[Item, Result]):
-    """Executors of one process each, and what flies in them."""
+class Places:
+    """Executors of one process each, and what flies in them.
 
-    def __init__(self, work: Callable[[Item], Result], n: int) -> None:
-        self.work = work
+    Parameters
+    ----------
+    n : int
+        Processes; each starts with its first item and stays for the next.
+    """
+
+    def __init__(self, n: int) -> None:
         self.idle = [_processes(1) for _ in range(n)]
-        self.flying: dict[Future[Result], tuple[ProcessPoolExecutor, Item, int]] = {}
+        self.flying: dict[Future[Any], tuple[ProcessPoolExecutor, Any, int]] = {}
 
-    def run(self, queue: Iterator[Item], crash: Callable[[Item], Result] | None) -> Iterator[tuple[Item, Result]]:
-        """Keep every place busy until the queue is empty."""
+    def run(
+        self, work: Callable[[Item], Result], queue: Iterator[Item], crash: Callable[[Item], Result] | None
+    ) -> Iterator[tuple[Item, Result]]:
+        """Keep every place busy until the queue is empty, as :func:`each` does."""
         while True:
             while self.idle:
                 try:
                     item = next(queue)
                 except StopIteration:
                     break
-                self._send(self.idle.pop(), item, 1)
+                self._send(self.idle.pop(), work, item, 1)
             if not self.flying:
                 return
             for future in wait(self.flying, return_when=FIRST_COMPLETED)[0]:
@@ -139,26 +146,28 @@ class _Places(Generic[Item, Result]):
                     place.shutdown(wait=False)
                     place = _processes(1)
                 if died and attempt == 1:
-                    self._send(place, item, 2)
+                    self._send(place, work, item, 2)
                     continue
                 self.idle.append(place)
-                yield item, _given_up(item, crash) if died else future.result()
+                yield item, given_up(item, crash) if died else future.result()
 
-    def _send(self, place: ProcessPoolExecutor, item: Item, attempt: int) -> None:
+    def _send(self, place: ProcessPoolExecutor, work: Callable[[Item], Result], item: Item, attempt: int) -> None:
         try:
-            future = place.submit(self.work, item)
+            future = place.submit(work, item)
         except BrokenProcessPool:  # its worker died while it had nothing to do
             place.shutdown(wait=False)
             place = _processes(1)
-            future = place.submit(self.work, item)
+            future = place.submit(work, item)
         self.flying[future] = place, item, attempt
 
     def close(self) -> None:
+        """End the processes."""
         for place in [*self.idle, *(place for place, _, _ in self.flying.values())]:
             place.shutdown(wait=True, cancel_futures=True)
 
 
-def _given_up(item: Item, crash: Callable[[Item], Result] | None) -> Result:
+def given_up(item: Item, crash: Callable[[Item], Result] | None) -> Result:
+    """Return what to make of an item that killed two workers."""
     if crash is None:
         raise BackendError("A worker died twice on the same task: a crash in compiled code, or not enough memory.")
     return crash(item)

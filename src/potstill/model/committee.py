@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -127,6 +127,13 @@ class Committee:
     def members(self) -> int:
         """Number of networks."""
         return int(self.weights.shift.shape[1])
+
+    def member(self, number: int) -> Committee:
+        """Return one of the networks, as a committee of its own that knows no limits."""
+        one = slice(number, number + 1)
+        w = self.weights
+        layers = tuple((W[:, one], b[:, one]) for W, b in w.layers)
+        return replace(self, weights=Weights(w.shift[:, one], w.linear[:, one], layers), domain=None)
 
     @property
     def hidden(self) -> tuple[int, ...]:

@@ -38,19 +38,26 @@ I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
 
 
+@nb.njit
+def describe_range(
+    low: int, high: int, first: I64, second: I32, x: F64, owner: I32, kinds: I32, centre: I64, s: Shape, G: F64
+) -> None:
+    """Fill G for the atoms from ``low`` to before ``high``."""
+    F = features(s)
+    o = near(most_edges(first, low, high), s, G)
+    C = np.zeros(coefficients(s))
+    for i in range(low, high):
+        look(i, centre[i], first, second, x, owner, kinds, s, o, False)
+        describe(s, o, C, 0, G, i * F)
+
+
 @kept(parallel=True)
 def describe_atoms(
     bounds: I64, first: I64, second: I32, x: F64, owner: I32, kinds: I32, centre: I64, s: Shape, G: F64
 ) -> None:
     """Fill G (n_atoms · n_features, flat), slab by slab."""
-    F = features(s)
     for k in nb.prange(len(bounds) - 1):
-        low, high = bounds[k], bounds[k + 1]
-        o = near(most_edges(first, low, high), s, G)
-        C = np.zeros(coefficients(s))
-        for i in range(low, high):
-            look(i, centre[i], first, second, x, owner, kinds, s, o, False)
-            describe(s, o, C, 0, G, i * F)
+        describe_range(bounds[k], bounds[k + 1], first, second, x, owner, kinds, centre, s, G)
 
 
 @kept(parallel=True)

@@ -3,6 +3,7 @@
 from potstill.store.labels import Entry, LabelStore, label_key
 from potstill.store.stages import (
     FORMAT,
+    LOG,
     Outcome,
     RunDir,
     Stage,
@@ -17,6 +18,7 @@ from potstill.store.stages import (
 
 __all__ = [
     "FORMAT",
+    "LOG",
     "Entry",
     "LabelStore",
     "Outcome",

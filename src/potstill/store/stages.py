@@ -19,7 +19,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -33,6 +33,7 @@ from potstill.errors import StoreError
 
 FORMAT = 1
 PROGRESS = "progress.json"
+LOG = "log.txt"
 
 
 def digest(value: Any) -> str:
@@ -149,6 +150,8 @@ class RunDir:
     def locked(self) -> Iterator[None]:
         """Hold the directory for one driver; the kernel frees it when the process dies, however it dies.
 
+        What ends it with an error is in its log too.
+
         Raises
         ------
         StoreError
@@ -169,7 +172,12 @@ class RunDir:
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()
-            yield
+            try:
+                yield
+            except (Exception, KeyboardInterrupt) as error:
+                with suppress(OSError):  # a full disk is told as what it is
+                    self.log(f"{type(error).__name__}: {error}")
+                raise
 
     def holder(self) -> int | None:
         """Return the process that works in the directory now, or None."""
@@ -190,6 +198,20 @@ class RunDir:
             file.unlink(missing_ok=True)
         else:
             write_json(file, {"told": text, "at": datetime.now(UTC).isoformat(timespec="seconds")})
+
+    def logged(self, tell: Callable[[str], None]) -> Callable[[str], None]:
+        """Return what tells a line and keeps it, with the time, in the directory's log."""
+
+        def both(line: str) -> None:
+            tell(line)
+            self.log(line)
+
+        return both
+
+    def log(self, line: str) -> None:
+        """Keep a line, with the time."""
+        with (self.path / LOG).open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {' '.join(line.split())}\n")
 
     def noted(self) -> str | None:
         """Return that word and its time, or None."""

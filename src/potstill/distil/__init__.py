@@ -1,5 +1,0 @@
-"""Step 2: pool → distilled set. Rounds of train, ask where labels would teach most, label only those."""
-
-from potstill.distil.loop import Distilled, distil, round_sizes, set_apart
-
-__all__ = ["Distilled", "distil", "round_sizes", "set_apart"]

@@ -1,0 +1,183 @@
+"""What a pool of liquid and crystal cannot teach: the structures of a verdict, and generated frames that mend them.
+
+After a round the quick checks ask the committee for the energies of a few crystals, surfaces and a vacancy above the
+ground state. They need no reference: a check is passed where the expected error is small and the surroundings are like
+learnt ones. What fails is a target, and the generated frames whose labels would tell most about the targets are next:
+those that lower the targets' variance in the linear model most. The targets themselves never become data. Cells of the
+ground state do, strained and rattled: it is what all targets are relative to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from potstill import crystals
+from potstill.data import Dataset, Frame
+from potstill.errors import ConvergenceError, DataError
+from potstill.generate import Exclusion, generate
+from potstill.model import Committee, FrameFeatures
+from potstill.selecting.linear import Information, greedy
+from potstill.store import digest, read_json, write_json
+
+CANDIDATES = 100
+DEAREST = 0.6  # eV/atom above the ground state, as the model sees it; beyond, nothing is learnt for crystals
+TOLERANCE = 5.0  # meV/atom of expected error
+SHARE = 0.02  # of the energy above the ground state, by which the tolerance grows
+SQUEEZED = {"squeezed": 0.85, "stretched": 1.15}  # the ground state, by volume: ends of the equation of state
+STRANGEST = 1.2  # times as far from learnt surroundings as these are from each other; beyond, spreads mean little
+
+
+class Beside:
+    """Exclusion and candidates for one metal.
+
+    Parameters
+    ----------
+    elements : sequence of str
+        Chemical symbols.
+    volume : float
+        Å³ per atom of the ground state, to which all is scaled.
+    names : sequence of str
+        Prototype crystals of the verdict.
+    seed : int
+        Decides the candidates.
+    folder : path
+        Keeps the candidates for a later start.
+    """
+
+    def __init__(self, elements: Sequence[str], volume: float, names: Sequence[str], seed: int, folder: Path) -> None:
+        rng = np.random.default_rng([seed, 5])
+        self.lattice = crystals.ground_state(elements[0]) if len(elements) == 1 else "fcc"
+        structures = crystals.verdict_structures(self.lattice, elements[0], volume, names)
+        for atoms in structures.values():
+            atoms.set_chemical_symbols([str(s) for s in rng.choice(list(elements), size=len(atoms))])
+        self.ground = Frame.of(structures.pop(self.lattice))
+        self.tests: Mapping[str, Frame] = {
+            **{name: Frame.of(atoms) for name, atoms in structures.items()},
+            **{
+                name: Frame.of(crystals.scaled(self.ground.atoms.copy(), share * volume))
+                for name, share in SQUEEZED.items()
+            },
+        }
+        what = [list(elements), volume, list(names), seed, CANDIDATES]
+        file, record = (folder / f"beside-{digest(what)}{ending}" for ending in (".extxyz", ".json"))
+        if not record.exists():
+            others = {name: crystals.prototype(name, elements[0], volume) for name in crystals.OPEN}
+            matcher = Exclusion({**structures, **others})
+            made = generate(CANDIDATES, elements, volume, matcher, lattice=self.lattice, rng=rng)
+            made.save(file)
+            write_json(record, {"what": what, "kept_out": matcher.kept_out})
+        self.candidates = Dataset.load(file)
+        self.kept_out: dict[str, int] = read_json(record)["kept_out"]
+
+    def check(self, committee: Committee) -> dict[str, dict[str, Any]]:
+        """Return for each test its energy above the ground state, the expected error (meV/atom), and whether it passed.
+
+        ``strangeness`` is that of its strangest atom.
+        """
+        frames = [self.ground, *self.tests.values()]
+        predicted = committee.predict(frames)
+        strange = [float(s.max()) for s in committee.strangeness(frames)] if committee.domain else [0.0] * len(frames)
+        per_atom = [1e3 * p.energy / f.n_atoms for p, f in zip(predicted, frames, strict=True)]
+        found = {}
+        for name, energy, s in zip(self.tests, per_atom[1:], strange[1:], strict=True):
+            above = energy - per_atom[0]
+            doubt = float(above.std(ddof=1)) if committee.members > 1 else 0.0
+            expected = max(1.0, committee.energy_calibration) * doubt
+            tolerance = TOLERANCE + SHARE * abs(float(above.mean()))
+            found[name] = {
+                "relative_energy": float(above.mean()),
+                "expected_error": expected,
+                "tolerance": tolerance,
+                "strangeness": s,
+                "passed": bool(expected <= tolerance and s <= STRANGEST),
+            }
+        return found
+
+    def choose(
+        self,
+        n: int,
+        checks: Mapping[str, Mapping[str, Any]],
+        committee: Committee,
+        features: FrameFeatures,
+        known: Dataset,
+        asked: Dataset,
+    ) -> Dataset:
+        """Return the n generated frames whose labels would tell most about those checks that were not passed.
+
+        ``checks`` is what :meth:`check` returned; each counts in units of its tolerance.
+        """
+        failed = [name for name, found in checks.items() if not found["passed"]]
+        left = self.candidates.without(asked)
+        if not len(left) or not n or not failed:
+            return Dataset()
+        energy = [float(p.energy[0]) / f.n_atoms for p, f in zip(committee.predict(left, mean=True), left, strict=True)]
+        floor = float(committee.predict([self.ground], mean=True)[0].energy[0]) / self.ground.n_atoms
+        left = left.take(np.flatnonzero(np.array(energy) < floor + DEAREST))
+        A = features.equations(list(left)).astype(np.float64)
+        ground = features.energy_equation(self.ground)
+        targets = [
+            (features.energy_equation(self.tests[name]) - ground) / float(checks[name]["tolerance"]) for name in failed
+        ]
+        M = Information(len(ground))
+        for a in features.equations(list(known)):
+            M.add(a.astype(np.float64))
+        indices, _ = most_telling(A, n, np.array(targets), M)
+        return left.take(indices)
+
+
+def rest_volume(committee: Committee, some: Dataset) -> float:
+    """Return the volume of an atom at rest, Å³: of the element's crystal by the model, or of the coldest frame.
+
+    Raises
+    ------
+    DataError
+        If no frame is periodic in all directions.
+    """
+    solid = [f for f in some if f.volume is not None]
+    if not solid:
+        raise DataError(
+            "The pool has no frame that is periodic in all directions, so nothing says how dense the crystals beside "
+            "it should be. Set distil.beside=0, or give --pool-only."
+        )
+    energy = [float(p.energy[0]) / f.n_atoms for f, p in zip(solid, committee.predict(solid, mean=True), strict=True)]
+    coldest = solid[int(np.argmin(energy))]
+    volume = float(coldest.volume or 0.0) / coldest.n_atoms
+    if len(committee.elements) > 1:
+        return volume
+    element = committee.elements[0]
+    start = crystals.prototype(crystals.ground_state(element), element, volume)
+    try:
+        crystal = crystals.relaxed(start, committee.calculator(), isotropic=True)
+    except ConvergenceError:  # the first model knows too little
+        return volume
+    found = float(crystal.get_volume()) / len(crystal)
+    return found if 0.8 * volume < found < 1.1 * volume else volume
+
+
+def most_telling(A: np.ndarray, n: int, targets: np.ndarray, M: Information) -> tuple[np.ndarray, np.ndarray]:
+    """Choose n of the frames with equations A (n_frames, P, r) that lower the targets' summed variance tᵀ M⁻¹ t most.
+
+    Parameters
+    ----------
+    targets : ndarray (n_targets, P)
+        Linear functionals of the parameters.
+    M : Information
+        What is known; takes in what is chosen.
+
+    Returns
+    -------
+    indices, gains
+        In order of choice.
+    """
+    T = targets.T @ targets
+
+    def gain(k: np.ndarray) -> np.ndarray:
+        V = M.inverse @ A[k]
+        inner = np.eye(A.shape[2]) + A[k].transpose(0, 2, 1) @ V
+        return np.asarray(np.trace(np.linalg.solve(inner, V.transpose(0, 2, 1) @ (T @ V)), axis1=1, axis2=2))
+
+    return greedy(len(A), n, gain, lambda i: M.add(A[i]))

@@ -1,0 +1,7 @@
+"""Step 1: a potential for one metal → a pool of configurations, liquid, solid and between."""
+
+from potstill.sampling.campaign import StrayedError
+from potstill.sampling.metal import EXTENDED
+from potstill.sampling.pool import Sampled, sample
+
+__all__ = ["EXTENDED", "Sampled", "StrayedError", "sample"]
