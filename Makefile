@@ -11,8 +11,10 @@ export MPLBACKEND = Agg
 demo: $(STAMP)
 	$(BIN)/potstill run examples/nickel.toml --out runs/demo
 
-# One process more than cores, because some tests wait for a batch system; torch with one thread, because threads would spin.
+# One process more than cores, because some tests wait for a batch system; each with one thread, because threads of several
+# processes on the same cores wait for each other by spinning.
 test: export OMP_NUM_THREADS = 1
+test: export NUMBA_NUM_THREADS = 1
 test: $(STAMP) system gpaw
 	$(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist worksteal
 
