@@ -4,9 +4,9 @@
 
 
 An extended ensemble and a ladder of NPT runs of as many MD steps; fcc crystals that are strained and rattled; random
-symmetric crystals that are rattled (ASSYST, Poul et al. 2023). Nickel, as many frames of each. An atom of one pool is
-covered by another where its nearest atom there, in whitened descriptors, is no farther than twice the median distance
-to the nearest atom in its own pool; as many atoms of each pool are looked at.
+symmetric crystals that are relaxed, strained and rattled (ASSYST, Poul et al. 2023). Nickel, as many frames of each. An
+atom of one pool is covered by another where its nearest atom there, in whitened descriptors, is no farther than twice
+the median distance to the nearest atom in its own pool; as many atoms of each pool are looked at.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def pools() -> tuple[dict[str, Dataset], dict[str, int]]:
         "extended ensemble": extended.pool,
         "NPT ladder": climbed.pool,
         "rattled crystals": rattled(volume, 1),
-        "random symmetric crystals": random_crystals(FRAMES, "Ni", volume, 1)[0],
+        "random symmetric crystals": random_crystals(FRAMES, "Ni", volume, potential, 1)[0],
     }
     return made, {"extended ensemble": steps, "NPT ladder": int(climbed.summary["md_steps"])}
 

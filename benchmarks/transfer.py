@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.neighborlist import neighbor_list as neighbour_list
 from common import HERE, RUNS, SHARED, announce
 
 from potstill import Dataset, crystals
@@ -30,6 +31,7 @@ from potstill.checks import Outside, errors_on
 from potstill.config import SampleConfig, parse_config
 from potstill.data import Frame, Origin
 from potstill.distilling import distil
+from potstill.errors import ConvergenceError
 from potstill.labelling import label
 from potstill.model import Descriptor, Whitening
 from potstill.model.domain import COMPONENTS, Domain
@@ -57,6 +59,8 @@ METALS = {
 }
 RESULTS = HERE / "results"
 JUDGES = 100
+RATTLE, STRAIN = 0.25, 0.05  # Å; –
+CLOSEST = 0.75  # of the distance of neighbours in fcc at rest: nearer, and a random crystal is left out
 OTHER = ("hcp", "dhcp", "bcc", "fcc")
 
 
@@ -146,16 +150,33 @@ def itself(own: Dataset) -> tuple[Dataset, dict[str, Any]]:
     return own, {"selector": "potstill", "beside": 0.1, "initial": 25}
 
 
-def random_crystals(n: int, metal: str, volume: float, seed: int) -> tuple[Dataset, dict[str, Any]]:
-    """Return random symmetric crystals, shaken, as ASSYST makes them (Poul et al. 2023)."""
+def random_crystals(n: int, metal: str, volume: float, potential: Any, seed: int) -> tuple[Dataset, dict[str, Any]]:
+    """Return random symmetric crystals in the manner of ASSYST (Poul et al. 2023, Phys. Rev. B 107, 104103).
+
+    Each is relaxed by the reference, in volume alone and in whole, and both are strained and rattled; the steps of
+    relaxation, which are calculations of the reference as well, are not counted as labels.
+    """
     rng = np.random.default_rng([seed, 12])
+    least = CLOSEST * (np.sqrt(2.0) * volume) ** (1 / 3)
     frames: list[Frame] = []
     while len(frames) < n:
         atoms = crystals.random_symmetric(metal, volume, rng)
-        if atoms is None or atoms.get_all_distances(mic=True)[np.triu_indices(len(atoms), 1)].min(initial=9.0) < 1.6:
+        if atoms is None:
             continue
-        atoms.positions += rng.normal(0, 0.1, atoms.positions.shape)
-        frames.append(Frame.of(atoms, Origin("random", f"random-{seed}", step=len(frames))))
+        try:
+            rests = [crystals.relaxed(atoms, potential.calculator(), isotropic=True)]
+            rests.append(crystals.relaxed(rests[0], potential.calculator(), force_tolerance=0.01))
+        except ConvergenceError:
+            continue
+        moved = []
+        for rest in rests:
+            other = rest.copy()
+            other.set_cell(other.cell.array @ (np.eye(3) + rng.normal(0.0, STRAIN, (3, 3))), scale_atoms=True)
+            other.positions += rng.normal(0.0, RATTLE, other.positions.shape)
+            moved.append(other)
+        for found in (*rests, *moved):
+            if neighbour_list("d", found, 2 * least).min(initial=np.inf) > least and len(frames) < n:
+                frames.append(Frame.of(found, Origin("random", f"random-{seed}", step=len(frames))))
     return Dataset(frames), {}
 
 
@@ -180,7 +201,7 @@ def beside(given: argparse.Namespace) -> None:
                 "foundational set": partial(as_metal, foundation(), 1.0),
                 "sampled and distilled itself": partial(itself, own),
                 "nickel, random frames": partial(as_metal, shuffled, at_rest["volume"]),
-                "random symmetric crystals": partial(random_crystals, n, metal, ground["volume"], seed),
+                "random symmetric crystals": partial(random_crystals, n, metal, ground["volume"], potential, seed),
             }
             for way, pool in ways.items():
                 if (metal, way, seed) in done:

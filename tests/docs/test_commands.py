@@ -25,11 +25,11 @@ SMALLER = {  # the last of an option is the one that counts
     "relax": f"--steps 40 {LEARNT_BRIEFLY}",
     "run": (
         f"{LEARNT_BRIEFLY} {SHORT_RUN} --set sample.frames=60 --set distil.budget=12 --set distil.initial=8 "
-        "--set distil.round_steps=20 --set distil.holdout=10 --set validate.checks=eos"
+        "--set distil.round_steps=20 --set distil.holdout=10 --set validate.checks=[eos]"
     ),
     "sample": f"--frames 60 {SHORT_RUN}",
     "train": "--steps 60",
-    "transfer": f"--budget 10 --judge 4 {LEARNT_BRIEFLY} {SHORT_RUN} --set validate.checks=eos",
+    "transfer": f"--budget 10 --judge 4 {LEARNT_BRIEFLY} {SHORT_RUN} --set validate.checks=[eos]",
     "validate": "--checks eos",
 }
 NOT_RUN = {  # a part of the line: why
