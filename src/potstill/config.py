@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -586,10 +586,7 @@ def _override(raw: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"An override reads section.key=value, but {text!r} was given.")
-    try:
-        parsed = tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
+    parsed = _value(key.strip(), value)
     *parents, last = key.strip().split(".")
     table: Any = raw
     for name in parents:
@@ -597,6 +594,25 @@ def _override(raw: dict[str, Any], text: str) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"The override {text!r} treats {name!r} as a section, but it is a value.")
     table[last] = parsed
+
+
+def _value(key: str, text: str) -> Any:
+    """Return what a shell's word means: TOML, or text; where a list is asked for, also what commas divide."""
+    section, _, name = key.rpartition(".")
+    field = sections()[section].model_fields.get(name) if section in sections() else None
+    listed = field is not None and get_origin(field.annotation) is tuple
+    for spelling in (text, f"[{text}]") if listed else (text,):
+        try:
+            value = tomllib.loads(f"v = {spelling}")["v"]
+        except tomllib.TOMLDecodeError:
+            continue
+        return value if isinstance(value, list) or not listed else [value]
+    if not listed or field is None:
+        return text
+    item = get_args(field.annotation)[0]
+    item = get_args(item)[0] if get_origin(item) is Annotated else item
+    words = item is str or get_origin(item) is Literal  # numbers have spellings of their own, such as 300:900
+    return [word.strip() for word in text.split(",")] if words else text
 
 
 def parse_config(raw: Mapping[str, Any], where: str = "the configuration") -> Config:
@@ -612,6 +628,8 @@ def parse_config(raw: Mapping[str, Any], where: str = "the configuration") -> Co
             key = ".".join(str(part) for part in item["loc"])
             found = "" if isinstance(item["input"], Mapping) else f", found {item['input']!r}"
             message = item["msg"].removeprefix("Value error, ")
+            if item["type"] == "tuple_type":
+                message = "a list is expected, in brackets"
             knob = message.partition(": ")[0]
             if key in sections() and knob in sections()[key].model_fields:  # a section's validator names the key itself
                 told.append(f"{key}.{message}, found {item['input'].get(knob)!r}.")

@@ -296,6 +296,22 @@ def test_an_override_takes_toml_s_lists_and_text_with_signs():
     assert config.label.reference == "lammps:a=b:c.eam"
 
 
+def test_an_override_of_a_list_needs_no_brackets():
+    config = overridden("sample.temperature=300,400.5", "sample.atoms=32", "validate.checks=eos, elastic")
+    assert config.sample.temperature == (300.0, 400.5)
+    assert config.sample.atoms == (32,)
+    assert config.validate_.checks == ("eos", "elastic")
+    assert overridden("validate.checks=eos").validate_.checks == ("eos",)
+    assert overridden('validate.checks=["eos"]').validate_.checks == ("eos",)
+    assert overridden("sample.temperature=800:4000").sample.temperature == (800.0, 4000.0)
+    assert overridden("label.reference=lammps:a,b.eam").label.reference == "lammps:a,b.eam"
+
+
+def test_text_where_the_file_wants_a_list_is_told():
+    with pytest.raises(ConfigError, match=r"validate\.checks: a list is expected, in brackets, found 'eos'"):
+        parse_config({"validate": {"checks": "eos"}})
+
+
 @pytest.mark.parametrize("text", ["sample.element", "=3", "  =3"])
 def test_an_override_without_key_or_value_is_refused(text):
     with pytest.raises(ConfigError, match=r"section\.key=value"):

@@ -16,7 +16,7 @@ from potstill.data import Dataset
 
 EAM = "lammps:NiAlH_jea.eam.alloy"
 LEARNT_BRIEFLY = "--set train.steps=60 --set train.members=2"
-SHORT_RUN = "--set sample.walkers=2 --set sample.learning_steps=2000 --set sample.stride=20"
+SHORT_RUN = "--set sample.walkers=2 --set sample.learning_steps=800 --set sample.stride=10"
 SMALLER = {  # the last of an option is the one that counts
     "compare": f"--selectors potstill,random --budgets 8,12 --seeds 1 {LEARNT_BRIEFLY}",
     "--learn": "--learn 2",
@@ -25,11 +25,11 @@ SMALLER = {  # the last of an option is the one that counts
     "relax": f"--steps 40 {LEARNT_BRIEFLY}",
     "run": (
         f"{LEARNT_BRIEFLY} {SHORT_RUN} --set sample.frames=60 --set distil.budget=12 --set distil.initial=8 "
-        "--set distil.round_steps=20 --set distil.holdout=10 --set validate.checks=[eos]"
+        "--set distil.round_steps=20 --set distil.holdout=10 --set validate.checks=eos"
     ),
-    "sample": f"--frames 60 {SHORT_RUN}",
+    "sample": f"--frames 20 {SHORT_RUN}",
     "train": "--steps 60",
-    "transfer": f"--budget 10 --judge 4 {LEARNT_BRIEFLY} {SHORT_RUN} --set validate.checks=[eos]",
+    "transfer": f"--budget 10 --judge 4 {LEARNT_BRIEFLY} {SHORT_RUN} --set validate.checks=eos",
     "validate": "--checks eos",
 }
 NOT_RUN = {  # a part of the line: why
