@@ -83,7 +83,10 @@ def test_the_python_examples_run(repo, tmp_path, monkeypatch, nickel):
         exec(compile(text, page, "exec"), {})  # noqa: S102 - our own pages, held true by running them
 
 
-@pytest.mark.parametrize(("program", "page"), [("distil_page.py", "selectors.md"), ("speed_page.py", "speed.md")])
+@pytest.mark.parametrize(
+    ("program", "page"),
+    [("distil_page.py", "selectors.md"), ("speed_page.py", "speed.md"), ("transfer_page.py", "metals.md")],
+)
 def test_a_page_of_numbers_is_what_the_kept_results_say(repo, program, page):
     command = [sys.executable, repo / "benchmarks" / program, "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
