@@ -72,6 +72,7 @@ def test_a_run_ends_with_everything_that_it_promises(undisturbed):
     assert {row["crystal"] for row in summary["validate"]["polymorphs"]["crystals"]} == {"fcc", "hcp", "bcc"}
     assert [row["target"] for row in summary["targets"]] == ["Al"]
     assert summary["targets"][0]["n_labels"] == 12
+    assert summary["headline"][-1].startswith("Al, of 12 labels scaled to it: ")
     assert "4-transfer/Al/report.html" in (undisturbed / "report.html").read_text()
     curve = json.loads((undisturbed / "2-distil/learning_curve.json").read_text())["rounds"]
     assert [row["n_labels"] for row in curve] == [8, 24]

@@ -21,7 +21,7 @@ from potstill.transferring import Source, foundation, parse_target, read_source,
 from potstill.transferring.coverage import INSIDE, closing, coverage
 from potstill.transferring.foundation import CARD, FILE, card
 from potstill.transferring.source import to_metal
-from potstill.transferring.target import find_ground_state, model_for, stretched
+from potstill.transferring.target import Work, find_ground_state, model_for, stretched
 
 EAM = "lammps:NiAlH_jea.eam.alloy"
 SMALL = ModelConfig(cutoff=4.5, angular_cutoff=4.0, n_radial=6, n_angular=3, l_max=2, hidden=(8, 8))
@@ -300,6 +300,18 @@ def test_a_warm_start_begins_with_the_source_s_weights(tmp_path, frames, model):
     wide = stretched(model, asked)
     np.testing.assert_array_equal(got.whitening.matrix, wide.whitening.matrix)
     assert not np.array_equal(got.whitening.matrix, model.whitening.matrix)
+
+
+@pytest.mark.parametrize(("metal", "recipe", "skewed"), [("Nb", "lammps:Nb.uf3", False), ("Al", EAM, True)])
+def test_its_own_run_keeps_right_angles_where_its_potential_cannot_do_without(tmp_path, frames, metal, recipe, skewed):
+    asked = settings(to=[metal], references={metal: recipe}, judge=4)
+    asked = asked.model_copy(update={"sample": asked.sample.model_copy(update={"cell": "flexible"})})
+    potential = resolve(recipe, [metal])
+    work = Work(asked, parse_target(metal), Source("x", frames, 10.9), potential, 8, tmp_path, lambda _: None)
+    rest, held = work._own("fcc" if skewed else "bcc", tmp_path)
+    assert len(held) == 4
+    angles = np.array([f.atoms.cell.angles() for f in (*rest, *held)])
+    assert (np.abs(angles - 90).max() > 0.1) == skewed
 
 
 def test_other_settings_of_its_own_run_make_it_anew(tmp_path, frames):

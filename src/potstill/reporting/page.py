@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,21 @@ def _headline(summary: dict[str, Any]) -> list[str]:
             else ""
         )
         lines.append(f"Without the {n_beside} labels from beside the pool: {first}{_told(alone)}.")
-    return lines
+    return lines + [_onward(r) for r in summary["targets"]]
+
+
+def _onward(row: Mapping[str, Any]) -> str:
+    """Say of one metal that the distilled set was transferred to how it went."""
+    if "failed" in row:
+        return f"{row['target']} could not be learnt from it: {row['failed']}"
+    e = row["errors"]
+    errors = (
+        f"{e['energy_rmse_mev_per_atom']:.2f} meV/atom and {1e3 * e['force_rmse_ev_per_angstrom']:.1f} meV/Å"
+        if e
+        else "no frames to judge by"
+    )
+    state = "" if row.get("ground_state_right", True) else ", but another ground state than the reference's"
+    return f"{row['target']}, of {row['n_labels']} labels scaled to it: {errors}{state}."
 
 
 def _compared(summary: dict[str, Any]) -> str:

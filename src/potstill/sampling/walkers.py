@@ -71,6 +71,11 @@ class Engine:
         return float(atomic_masses[atomic_numbers[self.element]])
 
 
+def path_of(potential: Potential, element: str) -> str:
+    """Return how walkers of small cells move in a potential, see :attr:`Engine.path`."""
+    return Engine(potential, element, 1).path
+
+
 @dataclass(frozen=True)
 class Task:
     """One chunk of one walker."""

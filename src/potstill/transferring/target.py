@@ -22,7 +22,7 @@ from potstill.labelling import Labelled, labeller
 from potstill.model import Committee
 from potstill.protocols import Potential
 from potstill.reporting import report
-from potstill.sampling import sample
+from potstill.sampling import path_of, sample
 from potstill.store import Outcome, RunDir, Stage, digest, read_json, write_json
 from potstill.transferring.coverage import closing, coverage
 from potstill.transferring.source import Source, beyond, check_budget, read_source, to_metal
@@ -257,9 +257,13 @@ class Work:
 
     def _own(self, crystal: str, folder: Path) -> tuple[Dataset, Dataset]:
         """Run the target's own extended ensemble; return frames to measure coverage with, and others to judge by."""
+        element, cell = self.target.elements[0], self.settings.sample.cell
+        if path_of(self.reference, element) == "lammps":  # which cannot change a cell's shape; the source's could
+            cell = "isotropic"
         settings = self.settings.sample.model_copy(
             update={
-                "element": self.target.elements[0],
+                "element": element,
+                "cell": cell,
                 "structure": crystal,
                 "frames": 2 * self.n_judge,
                 "learning_steps": self.settings.sample.learning_steps or JUDGES_LEARN,
