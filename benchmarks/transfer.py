@@ -281,7 +281,7 @@ def by_dft(given: argparse.Namespace) -> None:
         "espresso": {"cutoff": 20},
         "sample": {"atoms": [16]},
         "transfer": {"source": "foundation", "to": ["Al"], "budget": 60, "judge": 20},
-        "validate": {"checks": ["eos", "elastic"]},
+        "validate": {"checks": ["eos", "elastic"], "polymorphs": ["fcc", "hcp", "bcc"], "defects": False},
         "engine": {"workers": given.workers},
     }
     settings = parse_config(raw)

@@ -426,6 +426,16 @@ def test_a_stage_that_dies_is_told_as_interrupted_and_keeps_its_whole_units(kitc
     assert computed == [0, 1, 2]
 
 
+def test_what_a_stage_could_not_do_is_tried_again_until_it_can(kitchen):
+    def deliver(failed: list[str]) -> list[Stage]:
+        return [Stage("deliver", "1-deliver", {}, lambda _folder: Outcome({}, [], failed))]
+
+    kitchen.run.execute(deliver(["Nb", "Zr"]), kitchen.told.append)
+    assert kitchen.run.explain(deliver([]))[0].reasons == ("Nb failed", "Zr failed")
+    assert kitchen.run.execute(deliver([]), kitchen.told.append)
+    assert not kitchen.run.execute(deliver([]), kitchen.told.append)
+
+
 def test_a_done_stage_that_fails_when_run_again_does_not_pass_for_done(kitchen):
     kitchen.cook()
 

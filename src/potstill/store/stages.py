@@ -83,10 +83,14 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage gives back: numbers for the summary, and the files that later stages may read."""
+    """What a stage gives back: numbers for the summary, the files that later stages may read, what it could not do.
+
+    A stage that could not do all is tried again the next time.
+    """
 
     summary: Mapping[str, Any]
     outputs: Sequence[str]
+    undone: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,7 @@ class RunDir:
             yield "it was interrupted; whole units are kept" if started else "it has not run yet"
             return
         yield from _changes(record["settings"], _plain(stage.settings))
+        yield from (f"{name} failed" for name in record.get("undone", ()))
         for name, recorded in record["outputs"].items():
             file = self.path / stage.folder / name
             if not file.exists():
@@ -291,6 +296,7 @@ class RunDir:
             "needs": {need: self._outputs_digest(folders[need]) for need in stage.needs},
             "outputs": {name: file_digest(folder / name) for name in outcome.outputs},
             "summary": _plain(outcome.summary),
+            "undone": list(outcome.undone),
             "wall_s": round(seconds, 3),
             "cpu_s": round(_cpu_seconds() - cpu, 3),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -491,7 +491,8 @@ def transfer_stage(config: Config, learnt: Mapping[str, Any], out: Path, tell: C
         if not t.source:
             source = replace(source, name=f"the distilled set of {config.sample.element}")
         rows = transfer(config, source, folder, tell)
-        return Outcome({"targets": [r["target"] for r in rows]}, ["transfer.json"])
+        failed = [r["target"] for r in rows if "failed" in r]
+        return Outcome({"targets": [r["target"] for r in rows]}, ["transfer.json"], failed)
 
     settings = {**learnt, "transfer": dump["transfer"], "references": references, "validate": dump["validate"]}
     return Stage("transfer", "4-transfer", settings, act, ("distil",))
