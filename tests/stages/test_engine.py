@@ -89,6 +89,50 @@ def test_work_runs_in_other_processes_with_one_thread_each(monkeypatch):
     assert "MKL_NUM_THREADS" not in os.environ
 
 
+COMPILES = """
+import os, sys
+import numba
+import numpy as np
+from potstill.engine import each, local_processes
+
+@numba.njit(parallel=True)
+def shared(x):
+    total = 0.0
+    for k in numba.prange(len(x)):
+        total += x[k]
+    return total
+
+@numba.njit
+def alone(x):
+    return x + 1
+
+def numba_threads(_item):
+    shared(np.ones(8))
+    return numba.get_num_threads()
+
+if __name__ == "__main__":
+    if "first" in sys.argv:
+        shared(np.ones(8))
+    with local_processes(1) as pool:
+        pool.submit(abs, -1).result()
+        shared(np.ones(8))
+        alone(1)
+        print(numba.get_num_threads())
+    alone(1.0)
+    print([t for _, t in each(numba_threads, [0], workers=1)])
+"""
+
+
+@pytest.mark.parametrize("when", ["first", "within"])
+def test_numba_compiles_beside_workers_and_after_them(tmp_path, when):
+    (tmp_path / "compiles.py").write_text(COMPILES)
+    env = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, str(tmp_path / "compiles.py"), when]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["2", "[1]"]
+
+
 def test_items_are_pulled_as_places_come_free():
     pulled = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from potstill.errors import BackendError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read when a library is loaded
 
 
 def cores() -> int:
@@ -43,6 +44,19 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _begin(parent: int) -> None:
+    """Begin a worker: it ends with its parent, and numba has one thread in it.
+
+    That is not asked for by the parent's environment, which numba looks at whenever it compiles, and where it bears no
+    change once its threads run.
+    """
+    end_with(parent)
+    os.environ["NUMBA_NUM_THREADS"] = "1"
+    if numba := sys.modules.get("numba"):  # what the driver's script imports is imported here before
+        numba.config.reload_config()
+        numba.set_num_threads(1)
+
+
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Let processes that start within it compute with one thread."""
@@ -60,7 +74,7 @@ def _one_thread_each() -> Iterator[None]:
 
 def _processes(n: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(n, mp_context=context, initializer=end_with, initargs=(os.getpid(),))
+    return ProcessPoolExecutor(n, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
 
 
 @contextmanager
