@@ -600,19 +600,22 @@ def _value(key: str, text: str) -> Any:
     """Return what a shell's word means: TOML, or text; where a list is asked for, also what commas divide."""
     section, _, name = key.rpartition(".")
     field = sections()[section].model_fields.get(name) if section in sections() else None
-    listed = field is not None and get_origin(field.annotation) is tuple
-    for spelling in (text, f"[{text}]") if listed else (text,):
-        try:
-            value = tomllib.loads(f"v = {spelling}")["v"]
-        except tomllib.TOMLDecodeError:
-            continue
-        return value if isinstance(value, list) or not listed else [value]
-    if not listed or field is None:
-        return text
+    if field is None or get_origin(field.annotation) is not tuple:
+        return _toml_or(text, text)
     item = get_args(field.annotation)[0]
     item = get_args(item)[0] if get_origin(item) is Annotated else item
     words = item is str or get_origin(item) is Literal  # numbers have spellings of their own, such as 300:900
-    return [word.strip() for word in text.split(",")] if words else text
+    value = _toml_or(text, _toml_or(f"[{text}]", text))
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",")] if words else value
+    return value if isinstance(value, list) else [value]
+
+
+def _toml_or(text: str, otherwise: Any) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return otherwise
 
 
 def parse_config(raw: Mapping[str, Any], where: str = "the configuration") -> Config:

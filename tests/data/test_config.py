@@ -303,7 +303,8 @@ def test_an_override_of_a_list_needs_no_brackets():
     assert config.validate_.checks == ("eos", "elastic")
     assert overridden("validate.checks=eos").validate_.checks == ("eos",)
     assert overridden('validate.checks=["eos"]').validate_.checks == ("eos",)
-    assert overridden("sample.temperature=800:4000").sample.temperature == (800.0, 4000.0)
+    for spelling in ("800:4000", '"800:4000"', "800,4000", "[800, 4000]"):
+        assert overridden(f"sample.temperature={spelling}").sample.temperature == (800.0, 4000.0)
     assert overridden("label.reference=lammps:a,b.eam").label.reference == "lammps:a,b.eam"
 
 
