@@ -1,7 +1,8 @@
-"""A small committee that several files of tests relax structures with."""
+"""What several files of tests share: cells of nickel, and a small committee that relaxes structures."""
 
 import numpy as np
 import pytest
+from ase.build import bulk
 
 from potstill import crystals
 from potstill.backends import resolve
@@ -9,6 +10,22 @@ from potstill.config import ModelConfig, TrainConfig
 from potstill.data import Dataset, Frame, Origin
 from potstill.labelling import compute
 from potstill.training import train
+
+
+@pytest.fixture(scope="session")
+def strained():
+    """Maker of n warm crystals of nickel, eight atoms each, one a little larger than the other, six to a trajectory."""
+
+    def make(n: int, *, by: float, shaken: float) -> Dataset:
+        rng = np.random.default_rng(3)
+        frames = []
+        for k in range(n):
+            atoms = bulk("Ni", "fcc", a=3.52 * (0.97 + by * k), cubic=True).repeat((2, 1, 1))
+            atoms.positions += rng.normal(0, shaken, atoms.positions.shape)
+            frames.append(Frame.of(atoms, Origin("npt", f"run-{k // 6}", 300.0, 0.0, k)))
+        return Dataset(frames)
+
+    return make
 
 
 @pytest.fixture(scope="session")

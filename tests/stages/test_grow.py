@@ -8,7 +8,7 @@ from ase.build import bulk
 
 from potstill.backends import resolve
 from potstill.config import ModelConfig, SampleConfig, TrainConfig, parse_config
-from potstill.data import Dataset, Frame, Origin
+from potstill.data import Dataset, Frame
 from potstill.errors import BackendError, ConfigError
 from potstill.labelling import compute
 from potstill.model import Committee
@@ -29,15 +29,9 @@ QUICK = SampleConfig(temperature=(900, 2500), learning_steps=1600, walkers=4, at
 
 
 @pytest.fixture(scope="module")
-def frames():
+def frames(strained):
     """Shaken cells of nickel: warm crystals, no liquid."""
-    rng = np.random.default_rng(3)
-    made = []
-    for k in range(30):
-        atoms = bulk("Ni", "fcc", a=3.52 * (0.97 + 0.003 * k), cubic=True).repeat((2, 1, 1))
-        atoms.positions += rng.normal(0, 0.1, atoms.positions.shape)
-        made.append(Frame.of(atoms, Origin("npt", f"run-{k // 6}", 300.0, 0.0, k)))
-    return Dataset(made)
+    return strained(30, by=0.003, shaken=0.1)
 
 
 @pytest.fixture(scope="module")

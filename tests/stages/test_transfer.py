@@ -11,7 +11,7 @@ from potstill import crystals
 from potstill.backends import resolve
 from potstill.cli import app
 from potstill.config import Config, ModelConfig, TrainConfig, parse_config
-from potstill.data import Dataset, Frame, Labels, Origin
+from potstill.data import Dataset, Frame, Labels
 from potstill.errors import ConfigError, ConvergenceError, DataError
 from potstill.labelling import compute
 from potstill.model import Committee
@@ -28,15 +28,9 @@ SMALL = ModelConfig(cutoff=4.5, angular_cutoff=4.0, n_radial=6, n_angular=3, l_m
 
 
 @pytest.fixture(scope="module")
-def frames():
+def frames(strained):
     """Shaken and strained cells of nickel, in four trajectories."""
-    rng = np.random.default_rng(3)
-    made = []
-    for k in range(24):
-        atoms = bulk("Ni", "fcc", a=3.52 * (0.97 + 0.004 * k), cubic=True).repeat((2, 1, 1))
-        atoms.positions += rng.normal(0, 0.12, atoms.positions.shape)
-        made.append(Frame.of(atoms, Origin("npt", f"run-{k // 6}", 300.0, 0.0, k)))
-    return Dataset(made)
+    return strained(24, by=0.004, shaken=0.12)
 
 
 @pytest.fixture(scope="module")
