@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -18,6 +19,18 @@ settings.register_profile("potstill", deadline=None, max_examples=50, database=N
 settings.load_profile("potstill")
 
 _REPO = Path(__file__).parents[1]
+
+
+def pytest_pyfunc_call(pyfuncitem):
+    """What is marked `two_threads` runs in a process of its own where this one may have only one."""
+    if not pyfuncitem.get_closest_marker("two_threads") or numba.config.NUMBA_NUM_THREADS > 1:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{_REPO}/{pyfuncitem.nodeid}"]
+    env = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=_REPO)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout, done.stdout
+    return True
 
 
 @pytest.fixture(scope="session")

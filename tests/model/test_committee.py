@@ -179,6 +179,7 @@ def test_supercells_repeat_the_forces_and_multiply_the_rest(alloy, repeat, kind)
     np.testing.assert_allclose(many.energy, times * one.energy, rtol=1e-12, atol=0)
 
 
+@pytest.mark.two_threads
 @pytest.mark.parametrize("mean", [True, False])
 def test_no_digit_depends_on_the_number_of_threads(alloy, mean):
     rng = np.random.default_rng(3)

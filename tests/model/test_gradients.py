@@ -269,6 +269,7 @@ def test_forces_in_plain_torch_and_their_gradient_are_those_of_the_kernels(descr
 # --- threads ---
 
 
+@pytest.mark.two_threads
 def test_results_do_not_depend_on_the_number_of_threads():
     g, batch = geometry(SHORT, frames() * 3), list(range(21))
     rng = np.random.default_rng(4)
@@ -280,6 +281,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
         return SHORT.compute(g), forces, virial, push(SHORT, g, batch, C, R, S)
 
     threads = numba.get_num_threads()
+    assert threads > 1
     try:
         numba.set_num_threads(1)
         alone = everything()
