@@ -1,16 +1,17 @@
 """Which selector to trust, and what the default reaches: learning curves with error bars on nickel and on niobium.
 
     python benchmarks/distil.py table       all selectors on 20,000 nickel frames, 10 to 400 labels, five seeds
+    python benchmarks/distil.py whole       all 20,000 frames: the limit of any choice
     python benchmarks/distil.py second      default, random and leverage on niobium
     python benchmarks/distil.py default     the default with generated frames; table has it without
     python benchmarks/distil.py dft         half of the DFT frames of Zuo et al., chosen, against all of them
     python benchmarks/distil.py scale       10,000 to 1,000,000 frames to 1,000: seconds and memory
-    python benchmarks/distil.py rivals      200 of 5,000 frames by us, QUESTS and maml: seconds and coverage
+    python benchmarks/distil.py rivals      50 and 200 of 5,000 frames by us, QUESTS and maml: seconds, coverage, errors
 
-Models are trained to convergence, 4,000 steps, at every size. A path (one selector, one seed, all sizes) that has ended
-is kept in results/, which is part of the repository: what is there is printed and not walked again, so delete the file
-to begin anew. Paths under way, and the pools, are in runs/bench/. ``--selectors``, ``--budgets`` and ``--seeds`` narrow
-a table.
+Models are trained to convergence, 4,000 steps, at every size (the whole pool: 16,000). A path (one selector, one seed,
+all sizes) that has ended is kept in results/, which is part of the repository: what is there is printed and not walked
+again, so delete the file to begin anew. Paths under way, and the pools, are in runs/bench/. ``--selectors``,
+``--budgets`` and ``--seeds`` narrow a table.
 """
 
 from __future__ import annotations
@@ -103,14 +104,15 @@ def contest(
     reference: str | None = None,
     element: str | None = None,
     beside: bool = False,
+    steps: int = STEPS,
 ) -> None:
     """Walk the paths that are not among the kept results yet; keep each as it ends, and print the table of all."""
     sizes = sorted(int(n) for n in given.budgets.split(","))
     defaults = Config()
-    d = {"budget": sizes[-1], "sizes": tuple(sizes), "initial": sizes[0], "stop_flat": False, "round_steps": STEPS}
+    d = {"budget": sizes[-1], "sizes": tuple(sizes), "initial": sizes[0], "stop_flat": False, "round_steps": steps}
     distil = defaults.distil.model_copy(update=d if beside else {**d, "beside": 0.0})
     share = full_steps(defaults.train, sizes[-1]) / defaults.train.steps  # what the last size's steps are multiplied by
-    train = defaults.train.model_copy(update={"steps": round(STEPS / share)})
+    train = defaults.train.model_copy(update={"steps": round(steps / share)})
     settings = defaults.model_copy(update={"distil": distil, "train": train})
     kept = RESULTS / f"distil-{name}.json"
     cells = json.loads(kept.read_text(encoding="utf-8"))["cells"] if kept.is_file() else []
@@ -122,7 +124,7 @@ def contest(
         also = {file.stem: file for file in others}
         potential = resolve(reference) if reference else None
         walk = Contest(pool_, test, settings, potential, element, RUNS / f"compare-{name}", also).walk
-        about = {"steps": STEPS, "versions": versions()}
+        about = {"steps": steps, "versions": versions()}
         for path, rows in each(walk, paths, workers=given.workers):
             cells = [c for c in cells if (c["selector"], c["seed"]) != path] + rows
             cells.sort(key=lambda c: (c["selector"], c["seed"], c["n_labels"]))
@@ -143,7 +145,7 @@ def dft(given: argparse.Namespace) -> None:
 def main() -> None:
     """Serve the command line."""
     parser = argparse.ArgumentParser(description="Which selector to trust, and what the default reaches.")
-    parser.add_argument("part", choices=["table", "second", "default", "dft", "scale", "rivals"])
+    parser.add_argument("part", choices=["table", "whole", "second", "default", "dft", "scale", "rivals"])
     parser.add_argument("--selectors", default="", help="Names with commas between, other than the part's own.")
     parser.add_argument("--budgets", default=BUDGETS)
     parser.add_argument("--seeds", default="5")
@@ -160,9 +162,13 @@ def main() -> None:
     nickel = partial(pool, "Ni", NICKEL, 20_000, "800:3500", "fcc")
     niobium = partial(pool, "Nb", NIOBIUM, 4_000, "1200:4500", "bcc")
     if given.part == "rivals":
-        selecting.rivals(nickel()[0])
+        selecting.rivals(*nickel()[:2])
     elif given.part == "table":
         contest("ni", nickel, given, ",".join(SELECTORS), reference=NICKEL, element="Ni")
+    elif given.part == "whole":
+        files = nickel()
+        given.budgets, given.seeds = str(len(Dataset.load(files[0]))), "1"
+        contest("ni-whole", lambda: files, given, "random", reference=NICKEL, element="Ni", steps=4 * STEPS)
     elif given.part == "second":
         contest("nb", niobium, given, "random,leverage,potstill", reference=NIOBIUM, element="Nb")
     else:

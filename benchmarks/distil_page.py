@@ -12,21 +12,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.comparing import MEASURES, table
+import numpy as np
+
+from potstill.comparing import BREADTH, MEASURES, table
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "selectors.md"
 HEAD = """# Selectors, measured
 
 Written by `python benchmarks/distil_page.py` from the results that `python benchmarks/distil.py` keeps. What they say
-is in [distilling](distilling.md). Means over seeds ± half the width of their 95 % interval; models are trained for
-{steps} steps at every size. Errors are those on frames of other trajectories (for DFT, the published test set).
-Crystals, slabs and the vacancy are energies above the ground state, model less reference, in meV/atom.
+is in [distilling](distilling.md). Means over seeds ± half the width of their 95 % interval, where there is more than
+one seed; models are trained for {steps} steps at every size. Errors are those on frames of other trajectories (for
+DFT, the published test set). Crystals, slabs and the vacancy are energies above the ground state, model less reference,
+in meV/atom.
 """
+NOTHING = 1e-3  # meV/Å
 PARTS = {  # what each file of results is
     "ni": (
         "Nickel, the pool alone",
         "20,000 frames of 32 atoms, 800 to 3,500 K, embedded-atom labels: `distil.py table`; some with fewer budgets.",
+    ),
+    "ni-whole": (
+        "Nickel, the whole pool",
+        "All frames and 16,000 steps, the limit of any choice from this pool: `distil.py whole`.",
     ),
     "ni-beside": (
         "Nickel, a tenth of the labels from beside the pool",
@@ -42,10 +50,22 @@ PARTS = {  # what each file of results is
     ),
 }
 
+OTHERS = """Of 5,000 frames, seconds from file to choice. Entropy and diversity are by QUESTS' own descriptor and
+kernel, and so is the share of the pool's atoms whose surroundings it knows from the choice, which rewards the ordinary;
+the distance is the 99th percentile, by our descriptors, from the pool's surroundings to the nearest chosen one. Errors
+are those of a potential that learnt from the choice, on frames of other walkers.
+"""
+SCALE = """1,000 frames of 32 nickel atoms by farthest points from pools of `potstill sample`, descriptors included.
+"""
+
 
 def rows_of(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the table's rows, sizes rising."""
-    return sorted(table(kept["cells"]), key=lambda row: (row["n_labels"], row["selector"]))
+    rows = table(kept["cells"])
+    for row in rows:
+        mine = [c for c in kept["cells"] if (c["selector"], c["n_labels"]) == (row["selector"], row["n_labels"])]
+        row["mae"] = float(np.mean([1e3 * c["errors"]["force_mae_ev_per_angstrom"] for c in mine]))
+    return sorted(rows, key=lambda row: (row["n_labels"], row["selector"]))
 
 
 def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -54,32 +74,70 @@ def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *lines)) + "\n"
 
 
-def pm(value: Sequence[float], digits: int, *, signed: bool = False) -> str:
-    """Write a mean and its band."""
-    return f"{value[0]:{'+' if signed else ''}.{digits}f} ± {value[1]:.{digits}f}"
+def pm(value: Sequence[float], digits: int, seeds: int, *, signed: bool = False) -> str:
+    """Write a mean, and its band where several seeds give one."""
+    mean = f"{value[0]:{'+' if signed else ''}.{digits}f}"
+    return mean if seeds == 1 else f"{mean} ± {value[1]:.{digits}f}"
 
 
 def errors(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the errors on the hold-out."""
-    heads = ["labels", "chosen by", "seeds", "energy, meV/atom", "forces, meV/Å"]
-    heads += [head for head, _ in list(MEASURES.values())[2:]]
+    """Return the errors on the hold-out, and how broad the choices are."""
+    breadth = {key: head for key, head in BREADTH.items() if any(key in row for row in rows)}
+    heads = ["labels", "chosen by", "seeds", "forces, MAE", "energy, RMSE, meV/atom", "forces, RMSE, meV/Å"]
+    heads += [*(head for head, _ in list(MEASURES.values())[2:]), *breadth.values()]
     lines = []
     for row in rows:
-        cells = [str(row["n_labels"]), row["selector"], str(row["n_seeds"])]
-        lines.append(cells + [pm(row[k], 2 if k.startswith("energy") else 1) for k in MEASURES])
+        n = row["n_seeds"]
+        cells = [str(row["n_labels"]), row["selector"], str(n), f"{row['mae']:.1f}"]
+        cells += [pm(row[k], 2 if k.startswith("energy") else 1, n) for k in MEASURES]
+        lines.append(cells + [pm(row[k], 3, n) if k in row else "–" for k in breadth])
     return markdown(heads, lines)
 
 
 def outside(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return what lies outside the pool."""
-    names, also = list(rows[0]["outside"]), list(rows[0]["also"])
-    heads = ["labels", "chosen by", *names, *(f"{name}, {unit}" for name in also for unit in ("meV/atom", "meV/Å"))]
+    """Return what lies outside the pool; no forces of crystals whose symmetry leaves none."""
+    names = list(rows[0]["outside"])
+    units = {"energy_rmse_mev_per_atom": "meV/atom", "force_rmse_ev_per_angstrom": "meV/Å"}
+    also = [(k, m) for k in rows[0]["also"] for m in units if max(row["also"][k][m][0] for row in rows) > NOTHING]
+    heads = ["labels", "chosen by", *names, *(f"{name}, {units[m]}" for name, m in also)]
     lines = []
     for row in rows:
+        n = row["n_seeds"]
         cells = [str(row["n_labels"]), row["selector"]]
-        cells += [pm(row["outside"][k], 1, signed=True) if k in row["outside"] else "–" for k in names]
-        lines.append(cells + [pm(v, 1) for name in also for v in row["also"][name].values()])
+        cells += [pm(row["outside"][k], 1, n, signed=True) if k in row["outside"] else "–" for k in names]
+        lines.append(cells + [pm(row["also"][name][m], 1, n) for name, m in also])
     return markdown(heads, lines)
+
+
+def others(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what each program chose of the same pool, and in which time."""
+    heads = {"seconds": ("seconds", 1), "diversity": ("diversity, nats", 3), "entropy": ("entropy, nats", 3)}
+    heads |= {"covered": ("covered", 3), "farthest": ("distance", 2)}
+    heads |= {"energy": ("energy, meV/atom", 2), "forces": ("forces, meV/Å", 1), "p99": ("99th percentile", 1)}
+    heads = {k: v for k, v in heads.items() if any(k in row for row in rows)}
+    lines = []
+    for row in rows:
+        who = [str(row.get("n", 200)), row["who"]]
+        if "failed" in row:
+            lines.append([*who, str(row["failed"])[:80], *["–"] * (len(heads) - 1)])
+        else:
+            lines.append(who + [f"{row[k]:.{d}f}" if k in row else "–" for k, (_, d) in heads.items()])
+    return markdown(["frames", "chosen by", *(head for head, _ in heads.values())], lines)
+
+
+def scale(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return seconds and memory by the size of the pool."""
+    lines = []
+    for r in rows:
+        told = f"{r['frames']:,} {r['seconds']:.1f} {r['cpu_seconds']:.1f} {1e3 * r['seconds'] / r['frames']:.2f}"
+        lines.append([*told.split(), f"{r['peak_gib']:.2f}"])
+    return markdown(["frames", "seconds", "CPU seconds", "ms a frame", "memory of all processes, GiB"], lines)
+
+
+def source(command: str, about: Mapping[str, Any]) -> str:
+    """Say what printed a table, when and where."""
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "platform")
+    return f"`python benchmarks/{command}`, {about['date']}, {about['machine']}; {versions}.\n"
 
 
 def page() -> str:
@@ -90,12 +148,21 @@ def page() -> str:
         if not file.is_file():
             continue
         kept = json.loads(file.read_text(encoding="utf-8"))
-        steps, rows = kept["steps"], rows_of(kept)
+        rows = rows_of(kept)
+        steps = steps or kept["steps"]
         told += [f"## {head}\n", f"{sentence}\n", errors(rows)]
         if any(row["outside"] or row["also"] for row in rows):
             told.append(outside(rows))
         versions = ", ".join(f"{k} {v}" for k, v in kept["versions"].items())
         told.append(f"{versions}.\n")
+    for name, head, sentence, told_of in (
+        ("distil-rivals", "Beside QUESTS and maml", OTHERS, others),
+        ("distil-scale", "Large pools", SCALE, scale),
+    ):
+        file = HERE / "results" / f"{name}.json"
+        if file.is_file():
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            told += [f"## {head}\n", sentence, told_of(kept["rows"]), source(f"distil.py {name[7:]}", kept)]
     return "\n".join([HEAD.format(steps=f"{steps:,}"), *told])
 
 

@@ -1,9 +1,9 @@
 """Choosing from large pools, and beside QUESTS and maml: parts of distil.py.
 
 ``scale``: up to 1,000,000 frames of 32 nickel atoms, made by several runs of ``potstill sample``, to 1,000 by farthest
-points; descriptors included, time and the memory of all processes together. ``rivals``: 200 of 5,000 frames by each,
-seconds from the file to the choice, judged by QUESTS' own entropy and coverage, which no selector of ours uses, and by
-our own descriptors.
+points; descriptors included, time and the memory of all processes together. ``rivals``: 50 and 200 of 5,000 frames by
+each, seconds from the file to the choice, judged by QUESTS' own entropy and coverage, which no selector of ours uses,
+by our own descriptors, and by a potential that learnt from the choice.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ import numpy as np
 from common import HERE, RUNS, announce, keep
 
 from potstill import Dataset
-from potstill.config import ModelConfig
+from potstill.checks import errors_on
+from potstill.config import ModelConfig, TrainConfig
 from potstill.model import FrameFeatures, Whitening
 from potstill.model.features import nearest
 from potstill.selecting import selector
-from potstill.training import descriptor_for
+from potstill.training import descriptor_for, full_steps, train
 
 EAM = "lammps:NiAlH_jea.eam.alloy"
 PER_RUN = 100_000  # frames of one sampling
 STRIDE = 20  # MD steps between frames: close ones, since their number is what counts here
 CHOSEN = 1_000
-POOL, FEW = 5_000, 200  # of the comparison
-OURS = ("random", "fps", "cover", "entropy", "direct", "leverage")
+POOL, FEW = 5_000, (50, 200)  # of the comparison
+STEPS = 4_000  # of its trainings
+OURS = ("random", "fps", "cover", "entropy", "direct", "leverage", "potstill")
 
 
 def _tree() -> float:
@@ -137,40 +139,63 @@ def _answers(python: Path, program: str, *words: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def rivals(source: Path) -> None:
-    """Print seconds, and how much each choice covers."""
+def rivals(source: Path, test: Path) -> None:
+    """Print seconds, how much each choice covers, and what is learnt from it."""
     about = announce("distil rivals")
     folder = RUNS / "distil-rivals"
     folder.mkdir(parents=True, exist_ok=True)
-    pool = Dataset.load(source)
-    pool = Dataset(pool[:: max(1, len(pool) // POOL)])[:POOL].without_labels()
-    file = folder / "pool.extxyz"
+    labelled = Dataset.load(source)
+    labelled = Dataset(labelled[:: max(1, len(labelled) // POOL)])[:POOL]
+    pool, holdout, file = labelled.without_labels(), Dataset.load(test), folder / "pool.extxyz"
     pool.save(file)
     rows: list[dict[str, Any]] = []
-    vectors = _ours(file, folder, rows)
-    if (python := _python("maml")) is not None:
-        (answer,) = _answers(python, "maml_.py", "select", "--vectors", str(folder / "vectors.npy"), "--n", str(FEW))
-        if "seconds" in answer:
-            answer["seconds"] += vectors
-        rows.append({"who": "maml DIRECT, our vectors", **answer})
-    if (python := _python("quests")) is not None:
-        for method in ("msc", "fps"):
-            words = ["--pool", str(file), "--n", str(FEW), "--method", method]
-            rows.append({"who": f"QUESTS {method}", **_answers(python, "quests_.py", "select", *words)[0]})
-        _judge(python, file, folder, rows)
-    _cover(pool, rows)
-    heads = ("entropy", "diversity", "covered", "farthest")
-    print(f"{'':26s} {'frames':>7s} {'seconds':>8s} {'entropy':>8s} {'diversity':>9s} {'covered':>8s} {'farthest':>8s}")
+    for n in FEW:
+        mine: list[dict[str, Any]] = []
+        vectors = _ours(file, folder, n, mine)
+        if (python := _python("maml")) is not None:
+            (answer,) = _answers(python, "maml_.py", "select", "--vectors", str(folder / "vectors.npy"), "--n", str(n))
+            if "seconds" in answer:
+                answer["seconds"] += vectors
+            mine.append({"who": "maml DIRECT, our vectors", **answer})
+        if (python := _python("quests")) is not None:
+            for method in ("msc", "fps"):
+                words = ["--pool", str(file), "--n", str(n), "--method", method]
+                mine.append({"who": f"QUESTS {method}", **_answers(python, "quests_.py", "select", *words)[0]})
+            _judge(python, file, folder, mine)
+        _cover(pool, mine)
+        rows += [{"n": n, **row} for row in mine]
+    heads = {
+        "seconds": 1,
+        "entropy": 3,
+        "diversity": 3,
+        "covered": 3,
+        "farthest": 2,
+        "energy": 2,
+        "forces": 1,
+        "p99": 1,
+    }
+    print(f"{'':26s} {'frames':>7s} " + " ".join(f"{head:>9s}" for head in heads))
     for row in rows:
         if "failed" in row:
             print(f"{row['who']:26s} failed: {row['failed']}")
             continue
-        told = " ".join(f"{row[k]:8.3f}" if k in row else f"{'–':>8s}" for k in heads)
-        print(f"{row['who']:26s} {len(row['chosen']):7d} {row['seconds']:8.1f} {told}")
+        _learn(labelled.take(row["chosen"]), holdout, row)
+        told = " ".join(f"{row[k]:9.{d}f}" if k in row else f"{'–':>9s}" for k, d in heads.items())
+        print(f"{row['who']:26s} {row['n']:7d} {told}", flush=True)
     keep("distil-rivals", about, [{k: v for k, v in row.items() if k != "chosen"} for row in rows])
 
 
-def _ours(file: Path, folder: Path, rows: list[dict[str, Any]]) -> float:
+def _learn(data: Dataset, holdout: Dataset, row: dict[str, Any]) -> None:
+    """Add the errors, on frames of other walkers, of a potential that learnt from a choice."""
+    settings = TrainConfig()
+    settings = settings.model_copy(update={"steps": round(STEPS * settings.steps / full_steps(settings, len(data)))})
+    errors = errors_on(train(data, ModelConfig(), settings, seed=1), holdout)
+    row["energy"] = errors.energy_rmse_mev_per_atom
+    row["forces"] = 1e3 * errors.force_rmse_ev_per_angstrom
+    row["p99"] = 1e3 * errors.force_p99
+
+
+def _ours(file: Path, folder: Path, n: int, rows: list[dict[str, Any]]) -> float:
     """Choose by our selectors, each from the file on; return the seconds that one vector a frame takes."""
     spent = 0.0
     for name in OURS:
@@ -179,7 +204,7 @@ def _ours(file: Path, folder: Path, rows: list[dict[str, Any]]) -> float:
         descriptor = descriptor_for(pool.elements, ModelConfig())
         features = FrameFeatures(descriptor, Whitening.fit(descriptor, pool[::5]))
         rng = np.random.default_rng(1)
-        found = selector(name).select(pool, FEW, known=Dataset(), committee=features, rng=rng)
+        found = selector(name).select(pool, n, known=Dataset(), committee=features, rng=rng)
         seconds = time.perf_counter() - began
         rows.append({"who": f"potstill {name}", "seconds": seconds, "chosen": found.indices.tolist()})
         if name == "fps":

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common import HERE
-from distil_page import markdown
+from distil_page import markdown, source
 
 PAGE, README = HERE.parent / "docs" / "speed.md", HERE.parent / "README.md"
 HEAD = """# Speed, measured
@@ -39,12 +39,6 @@ def kept(name: str) -> dict[str, Any] | None:
     file = HERE / "results" / f"{name}.json"
     found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     return found
-
-
-def source(command: str, about: Mapping[str, Any]) -> str:
-    """Say what printed a table, when and where."""
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "platform")
-    return f"`python benchmarks/{command}`, {about['date']}, {about['machine']}; {versions}.\n"
 
 
 def sampling() -> str:
