@@ -34,7 +34,7 @@ class Information:
 
     def gain(self, A: Array) -> Array:
         """Return log det(I + Aᵀ M⁻¹ A) of each frame's equations, (n_frames, P, r) → (n_frames,)."""
-        inner = np.einsum("npr,nps->nrs", A, np.einsum("pq,nqs->nps", self.inverse, A, optimize=True), optimize=True)
+        inner = A.transpose(0, 2, 1) @ (self.inverse @ A)
         gains: Array = np.linalg.slogdet(np.eye(A.shape[2]) + inner)[1]
         return gains
 
