@@ -13,7 +13,7 @@ on frames of trajectories that were not learnt from; their evaluation takes no p
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,21 @@ def frames_for(program: Program) -> list[Path]:
     return [TRAIN, TRAIN_100] if "degree" in program.options else [TRAIN]
 
 
+def beside(
+    programs: Sequence[Program], frames: list[Path] | None, test: Path, seconds: float, base: Row | None
+) -> list[Row]:
+    """Print and return what rivals learn, those that are installed."""
+    absent()
+    rows: list[Row] = []
+    for program in programs:
+        for data in frames or frames_for(program):
+            found = list(measure(program, data, test, seconds)) if program.there else []
+            rows += found
+            if found:
+                show(found[-1], base)
+    return rows
+
+
 def dft() -> Iterator[tuple[Path, Path]]:
     """Yield (learn, judge) of the two real sets, under the usual names and in the usual units; those that are there."""
     ni, nb = SHARED / "ni_zuo2020", SHARED / "nb_snap"
@@ -154,6 +169,7 @@ def main() -> None:
         options = {"steps": "100"}
     print(f"one core each unless said; a rival has {seconds:.0f} s; ratios are to the first row\n{HEAD}", flush=True)
     rows: list[Row] = []
+    real: list[Row] = []
     base = None
     if "ours" in parts:
         for data in [learn] if given.quick else [TRAIN, TRAIN_100]:
@@ -162,21 +178,16 @@ def main() -> None:
             rows.append(row)
             show(row, base)
     if "rivals" in parts:
-        absent()
-        for program in RIVALS[:1] if given.quick else RIVALS:
-            for data in [learn] if given.quick else frames_for(program):
-                found = list(measure(program, data, test, seconds)) if program.there else []
-                rows += found
-                if found:
-                    show(found[-1], base)
+        rows += beside(RIVALS[:1] if given.quick else RIVALS, [learn] if given.quick else None, test, seconds, base)
     if "dft" in parts and not given.quick:
         for data, judge in dft():
-            row = list(measure(ours("potstill", **options), data, judge, seconds, threads=2))[-1]
-            rows.append(row)
-            show(row, base)
+            real.append(list(measure(ours("potstill"), data, judge, seconds, threads=2))[-1])
+            show(real[-1], None)
     if "hour" in parts:
         rows += hour(seconds if given.quick else HOUR, learn, test)
-    keep("training", about, rows, quick=given.quick)
+    for name, found in (("training", rows), ("training-dft", real)):
+        if found:
+            keep(name, about, found, quick=given.quick)
 
 
 if __name__ == "__main__":
