@@ -117,8 +117,8 @@ PUBLISHED = (  # mean absolute errors on the test set of Zuo et al. 2020, meV/at
 )
 SPLIT = """
 {seconds:.0f} s by the package's defaults, from the 263 frames of Zuo et al., J. Phys. Chem. A 124, 731 (2020), judged
-by their 31. The others as tabulated with ACEpotentials.jl, J. Chem. Phys. 159, 164101 (2023), forces of GAP and MTP to one
-digit. Better than ours: {better}.
+by their 31. The others as tabulated with ACEpotentials.jl, J. Chem. Phys. 159, 164101 (2023), forces of GAP and MTP
+to one digit. Better than ours: {better}.
 """
 
 
@@ -179,8 +179,8 @@ def coverage() -> str:
 
 MODEL = """
 A label that waits half a second, as a program elsewhere would; efficiency leaves the start out. The model of N labels
-of t seconds on w workers is start + N max((t + o) / w, d): a start of {start:.1f} s, {o:.1f} ms that a worker spends on a
-label besides its calculation (o), and {d:.2f} ms of the driver (d), so that no number of workers has more than
+of t seconds on w workers is start + N max((t + o) / w, d): a start of {start:.1f} s, {o:.1f} ms that a worker spends
+on a label besides its calculation (o), and {d:.2f} ms of the driver (d), so that no number of workers has more than
 {most:,.0f} labels a second. By it, in hours:
 
 """
