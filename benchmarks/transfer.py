@@ -58,7 +58,8 @@ METALS = {
     "Mg": "Mg_mm.eam.fs",
 }
 RESULTS = HERE / "results"
-JUDGES, BY_DFT = 100, 40  # labels; one of 32 atoms takes pw.x a minute
+JUDGES, BY_DFT = 100, 40  # labels
+SMALL = 16  # atoms, at most, where labels are by density-functional theory: points as dense as 0.28/Å are needed
 RATTLE, STRAIN = 0.25, 0.05  # Å; –
 CLOSEST = 0.75  # of the distance of neighbours in fcc at rest: nearer, and a random crystal is left out
 OTHER = ("hcp", "dhcp", "bcc", "fcc")
@@ -276,11 +277,14 @@ def by_dft(given: argparse.Namespace) -> None:
     """Transfer to aluminium, and grow it, with labels by density-functional theory that both share."""
     file, rows = kept("dft")
     home = RUNS / "transfer-dft"
+    home.mkdir(parents=True, exist_ok=True)
+    small = home / "small.extxyz"
+    Dataset(f for f in foundation() if f.n_atoms <= SMALL).save(small)
     raw = {
         "label": {"reference": "espresso", "store": str(home / "labels")},
-        "espresso": {"cutoff": 20},
-        "sample": {"atoms": [16]},
-        "transfer": {"source": "foundation", "to": ["Al"], "budget": BY_DFT, "judge": 10},
+        "espresso": {"cutoff": 20, "width": 0.05, "k_spacing": 0.28, "small_k_spacing": 0.25},
+        "sample": {"atoms": [SMALL]},
+        "transfer": {"source": str(small), "source_volume": 1.0, "to": ["Al"], "budget": BY_DFT, "judge": 10},
         "validate": {"checks": ["eos", "elastic"], "polymorphs": ["fcc", "hcp", "bcc"], "defects": False},
         "engine": {"workers": given.workers},
     }
@@ -290,7 +294,7 @@ def by_dft(given: argparse.Namespace) -> None:
         rows.append({**row, "way": "transfer", "budget": BY_DFT, "reference": "PBE by pw.x"})
         keep(file, rows)
     if "grow" not in {r["way"] for r in rows}:
-        row = grow(settings, read_source("foundation"), "Al", BY_DFT, home / "grow", partial(print, flush=True))
+        row = grow(settings, read_source(str(small), 1.0), "Al", BY_DFT, home / "grow", partial(print, flush=True))
         rows.append({**row, "way": "grow", "budget": BY_DFT, "reference": "PBE by pw.x"})
         keep(file, rows)
     for r in rows:
