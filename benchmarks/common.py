@@ -65,6 +65,8 @@ RIVALS = (
     rival("MACE 16x0e, 2 layers", "mace", layers="2"),
     rival("ace-jax, degree 10", "ace-jax", degree="10"),
     rival("ace-jax, degree 14", "ace-jax", degree="14"),
+    rival("apax", "apax"),
+    rival("graph-pes, PaiNN", "graph-pes", model="PaiNN"),
 )
 
 

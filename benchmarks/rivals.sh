@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes a virtual environment for each rival under benchmarks/.venvs: sh benchmarks/rivals.sh [torchani] [mace] [ace-jax] [quests] [maml] [torch-sim]
-# About 3 GB in all. One that cannot be installed is said, and the others go on. Nothing here downloads weights.
+# Makes a virtual environment for each rival under benchmarks/.venvs: sh benchmarks/rivals.sh [torchani] [mace] [ace-jax] [apax] [graph-pes] [quests] [maml] [torch-sim]
+# About 8 GB in all, 3 of them for apax, which needs TensorFlow.
+# One that cannot be installed is said, and the others go on. Nothing here downloads weights.
 set -u
 cd "$(dirname "$0")" || exit 1
 PYTHON=${PYTHON:-python3}
@@ -24,20 +25,22 @@ install() {
             return
         fi
     done
-    "$venv/bin/python" -m pip freeze 2>/dev/null | grep -E '^(torch|torchani|mace-torch|ace-jax|jax|quests|maml|torch-sim-atomistic|matgl|numba|scikit-learn)==' | tr '\n' ' ' >"$venv/.installed"
+    "$venv/bin/python" -m pip freeze 2>/dev/null | grep -E '^(torch|torchani|mace-torch|ace-jax|apax|graph-pes|jax|tensorflow|quests|maml|torch-sim-atomistic|matgl|numba|scikit-learn)==' | tr '\n' ' ' >"$venv/.installed"
     echo "$name: $(cat "$venv/.installed")"
 }
 
-for rival in ${*:-torchani mace ace-jax quests maml torch-sim}; do
+for rival in ${*:-torchani mace ace-jax apax graph-pes quests maml torch-sim}; do
     case $rival in
         torchani) install torchani "$TORCH" torchani ;;
         mace) install mace "$TORCH" mace-torch ;;
         # without torch; the extra is its neighbour list in C++, without which its first calls would take longer
         ace-jax) install ace-jax 'ace-jax[fast-neighbours]' ;;
+        apax) install apax apax ;;
+        graph-pes) install graph-pes "$TORCH" graph-pes ;;
         quests) install quests quests ;;
         maml) install maml "$TORCH" maml ;;
         # it drives our own model, which is installed beside it
         torch-sim) install torch-sim "$TORCH" .. torch-sim-atomistic ;;
-        *) echo "$rival: not known; torchani, mace, ace-jax, quests, maml and torch-sim are" ;;
+        *) echo "$rival: not known; torchani, mace, ace-jax, apax, graph-pes, quests, maml and torch-sim are" ;;
     esac
 done
