@@ -277,14 +277,11 @@ def by_dft(given: argparse.Namespace) -> None:
     """Transfer to aluminium, and grow it, with labels by density-functional theory that both share."""
     file, rows = kept("dft")
     home = RUNS / "transfer-dft"
-    home.mkdir(parents=True, exist_ok=True)
-    small = home / "small.extxyz"
-    Dataset(f for f in foundation() if f.n_atoms <= SMALL).save(small)
     raw = {
         "label": {"reference": "espresso", "store": str(home / "labels")},
         "espresso": {"cutoff": 20, "width": 0.05, "k_spacing": 0.28, "small_k_spacing": 0.25},
         "sample": {"atoms": [SMALL]},
-        "transfer": {"source": str(small), "source_volume": 1.0, "to": ["Al"], "budget": BY_DFT, "judge": 10},
+        "transfer": {"source": "foundation", "most_atoms": SMALL, "to": ["Al"], "budget": BY_DFT, "judge": 10},
         "validate": {"checks": ["eos", "elastic"], "polymorphs": ["fcc", "hcp", "bcc"], "defects": False},
         "engine": {"workers": given.workers},
     }
@@ -294,7 +291,8 @@ def by_dft(given: argparse.Namespace) -> None:
         rows.append({**row, "way": "transfer", "budget": BY_DFT, "reference": "PBE by pw.x"})
         keep(file, rows)
     if "grow" not in {r["way"] for r in rows}:
-        row = grow(settings, read_source(str(small), 1.0), "Al", BY_DFT, home / "grow", partial(print, flush=True))
+        small = read_source("foundation", most_atoms=SMALL)
+        row = grow(settings, small, "Al", BY_DFT, home / "grow", partial(print, flush=True))
         rows.append({**row, "way": "grow", "budget": BY_DFT, "reference": "PBE by pw.x"})
         keep(file, rows)
     for r in rows:

@@ -398,6 +398,11 @@ class TransferConfig(Section):
     source_volume: float = Field(
         0.0, description="Å³ per atom of the source's crystal at rest; 0: from the model beside the file.", ge=0, le=200
     )
+    most_atoms: int = Field(
+        0,
+        description="Frames of more atoms are left out of the source; 0: none are. Small cells take k-points well.",
+        ge=0,
+    )
     budget: int = Field(0, description="Labels of each target to learn from; 0: all frames of the source.", ge=0)
     judge: int = Field(
         100,

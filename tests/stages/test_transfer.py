@@ -161,6 +161,16 @@ def test_a_source_that_does_not_say_how_dense_it_is_is_refused(tmp_path, frames)
         read_source(str(tmp_path / "pool.extxyz"))
 
 
+def test_frames_that_are_too_large_for_a_reference_are_left_out():
+    lines = []
+    few = read_source("foundation", tell=lines.append, most_atoms=16)
+    assert max(f.n_atoms for f in few.data) == 16
+    assert few.data.keys == [f.key for f in foundation() if f.n_atoms <= 16]
+    assert lines == [f"transfer: {400 - len(few.data)} frames of foundation have more than 16 atoms: left out"]
+    with pytest.raises(DataError, match="the least has 2"):
+        read_source("foundation", most_atoms=1)
+
+
 def test_cutoffs_reach_as_many_neighbours_as_in_nickel():
     assert model_for(Config(), 10.9).model.cutoff == pytest.approx(6.0)
     assert model_for(Config(), 21.8).model.cutoff == pytest.approx(6.0 * 2 ** (1 / 3), abs=0.01)

@@ -34,7 +34,13 @@ class Source:
     volume: float
 
 
-def read_source(source: str, volume: float = 0.0, tell: Callable[[str], None] = lambda _line: None) -> Source:
+def read_source(
+    source: str,
+    volume: float = 0.0,
+    tell: Callable[[str], None] = lambda _line: None,
+    *,
+    most_atoms: int = 0,
+) -> Source:
     """Read a distilled set, or the foundational set that comes with potstill.
 
     Parameters
@@ -46,14 +52,16 @@ def read_source(source: str, volume: float = 0.0, tell: Callable[[str], None] = 
         frame of lowest energy.
     tell : callable
         Gets lines of progress.
+    most_atoms : int
+        Frames of more atoms are left out; 0 leaves none out.
 
     Raises
     ------
     DataError
-        If the files cannot be read, or nothing says what the volume at rest is.
+        If the files cannot be read, nothing is left of them, or nothing says what the volume at rest is.
     """
     if source == FOUNDATION:
-        return Source("the foundational set", foundation(), volume or 1.0)
+        return Source("the foundational set", _small(source, foundation(), most_atoms, tell), volume or 1.0)
     frames, _ = read_pool(source)
     data = Dataset(f for f in frames if f.volume is not None)
     if not len(data):
@@ -61,7 +69,21 @@ def read_source(source: str, volume: float = 0.0, tell: Callable[[str], None] = 
     if len(data) < len(frames):
         tell(f"transfer: {len(frames) - len(data)} frames of {source} repeat others or are not periodic: left out")
     volume = volume or _at_rest(Path(source), data, tell)
-    return Source(source, data.without_labels(), volume)
+    return Source(source, _small(source, data, most_atoms, tell).without_labels(), volume)
+
+
+def _small(source: str, data: Dataset, most_atoms: int, tell: Callable[[str], None]) -> Dataset:
+    if not most_atoms:
+        return data
+    small = Dataset(f for f in data if f.n_atoms <= most_atoms)
+    if not len(small):
+        least = min(f.n_atoms for f in data)
+        raise DataError(
+            f"{source}: expected frames of up to transfer.most_atoms = {most_atoms} atoms, but the least has {least}."
+        )
+    if len(small) < len(data):
+        tell(f"transfer: {len(data) - len(small)} frames of {source} have more than {most_atoms} atoms: left out")
+    return small
 
 
 def _at_rest(path: Path, data: Dataset, tell: Callable[[str], None]) -> float:

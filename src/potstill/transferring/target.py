@@ -461,7 +461,7 @@ def transfer(
     targets = [parse_target(name) for name in t.to]
     for target in targets:
         reference_of(settings, target)
-    source = source or read_source(t.source, t.source_volume, tell)
+    source = source or read_source(t.source, t.source_volume, tell, most_atoms=t.most_atoms)
     check_budget(source, t.budget)
     rows = []
     for target in targets:
@@ -487,7 +487,7 @@ def transfer_stage(config: Config, learnt: Mapping[str, Any], out: Path, tell: C
 
     def act(folder: Path) -> Outcome:
         own = out / "2-distil" / "distilled.extxyz"
-        source = read_source(t.source or str(own), t.source_volume, tell)
+        source = read_source(t.source or str(own), t.source_volume, tell, most_atoms=t.most_atoms)
         if not t.source:
             source = replace(source, name=f"the distilled set of {config.sample.element}")
         rows = transfer(config, source, folder, tell)

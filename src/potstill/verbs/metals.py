@@ -130,5 +130,6 @@ def grow(
     how = settings_of(
         config, merged({"label.reference": reference, "transfer.judge": judge, "seed": seed}, overrides), 1
     )
-    start = read_source(str(source), how.transfer.source_volume, tell)
+    t = how.transfer
+    start = read_source(str(source), t.source_volume, tell, most_atoms=t.most_atoms)
     return Transferred([grow_one(how, start, element, budget, Path(out), tell)], Path(out))
