@@ -1,8 +1,9 @@
 #!/bin/sh
-# Makes a virtual environment for each rival under benchmarks/.venvs: sh benchmarks/rivals.sh [torchani] [mace] [ace-jax] [apax] [graph-pes] [quests] [maml] [torch-sim]
-# About 8 GB in all, 3 of them for apax, which needs TensorFlow.
+# Makes a virtual environment for each rival under benchmarks/.venvs, or for those that are named:
+# sh benchmarks/rivals.sh [torchani] [mace] [ace-jax] [apax] [graph-pes] [grace] [deepmd] [quests] [maml] [torch-sim]
+# About 12 GB in all, most of it for TensorFlow, which apax, GRACE and DeePMD-kit need each.
 # One that cannot be installed is said, and the others go on. Nothing here downloads weights.
-set -u
+set -uf
 cd "$(dirname "$0")" || exit 1
 PYTHON=${PYTHON:-python3}
 TORCH=torch==2.13.0
@@ -20,16 +21,17 @@ install() {
     mkdir -p .venvs
     [ -d "$venv" ] || "$PYTHON" -m venv "$venv" || return
     for package in "$@"; do
-        if ! "$venv/bin/python" -m pip install --quiet "$package" >"$venv/pip.log" 2>&1; then
+        # unquoted: a word may hold several packages, or an option before one
+        if ! "$venv/bin/python" -m pip install --quiet $package >"$venv/pip.log" 2>&1; then
             echo "$name: $package could not be installed: $(grep ERROR "$venv/pip.log" | tail -n 1); see benchmarks/$venv/pip.log"
             return
         fi
     done
-    "$venv/bin/python" -m pip freeze 2>/dev/null | grep -E '^(torch|torchani|mace-torch|ace-jax|apax|graph-pes|jax|tensorflow|quests|maml|torch-sim-atomistic|matgl|numba|scikit-learn)==' | tr '\n' ' ' >"$venv/.installed"
+    "$venv/bin/python" -m pip freeze 2>/dev/null | grep -E '^(torch|torchani|mace-torch|ace-jax|apax|graph-pes|jax|tensorflow|tensorflow.cpu|tensorpotential|deepmd-kit|quests|maml|torch-sim-atomistic|matgl|numba|scikit-learn)==' | tr '\n' ' ' >"$venv/.installed"
     echo "$name: $(cat "$venv/.installed")"
 }
 
-for rival in ${*:-torchani mace ace-jax apax graph-pes quests maml torch-sim}; do
+for rival in ${*:-torchani mace ace-jax apax graph-pes grace deepmd quests maml torch-sim}; do
     case $rival in
         torchani) install torchani "$TORCH" torchani ;;
         mace) install mace "$TORCH" mace-torch ;;
@@ -41,6 +43,14 @@ for rival in ${*:-torchani mace ace-jax apax graph-pes quests maml torch-sim}; d
         maml) install maml "$TORCH" maml ;;
         # it drives our own model, which is installed beside it
         torch-sim) install torch-sim "$TORCH" .. torch-sim-atomistic ;;
-        *) echo "$rival: not known; torchani, mace, ace-jax, apax, graph-pes, quests, maml and torch-sim are" ;;
+        # it asks for TensorFlow with several gigabytes of GPU libraries, so what it needs else goes first
+        grace)
+            install grace 'tensorflow-cpu<=2.20' '--no-deps tf_keras<2.21' \
+                'ase matscipy pandas<3 pyyaml questionary requests rich scikit-learn scipy sympy tqdm' \
+                '--no-deps tensorpotential'
+            ;;
+        # with TensorFlow: its operators for torch are built for 2.11, of which PyPI has the GPU build alone
+        deepmd) install deepmd 'deepmd-kit[cpu]' ase ;;
+        *) echo "$rival: not known; see the head of this file" ;;
     esac
 done

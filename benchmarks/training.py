@@ -2,7 +2,7 @@
 
     python benchmarks/training.py               all of these but hour
     python benchmarks/training.py ours          2,000 and 100 frames of 32 nickel atoms, labelled by embedded atoms
-    python benchmarks/training.py rivals        the rivals on the same (sh benchmarks/rivals.sh first)
+    python benchmarks/training.py rivals        torchani, MACE, ace-jax and others on the same (rivals.sh first)
     python benchmarks/training.py dft           ours on Ni of Zuo et al. and Nb of Li et al., same settings, two cores
     python benchmarks/training.py hour          what torchani reaches in an hour, and when ours does
 
