@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py                     everything that is installed, 32 to 100,000 atoms
     python benchmarks/inference.py ours eam            ours with one member, four, four and their spread; LAMMPS
-    python benchmarks/inference.py rivals              torchani, MACE, ace-jax and others (sh benchmarks/rivals.sh first)
+    python benchmarks/inference.py rivals              torchani, MACE, ace-jax and others (rivals.sh first)
     python benchmarks/inference.py check               forces and stress against finite differences, all of them
 
 ``--atoms 256 2048`` chooses sizes, ``--seconds`` how long each is timed (10), ``--quick`` is a smoke run of less than a
