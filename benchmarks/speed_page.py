@@ -243,6 +243,31 @@ def cost() -> str:
     return table + COST.format(stride=STRIDE, made=1e3 * made, chosen=1e3 * chosen, learning=LEARNING)
 
 
+def kpoints() -> str:
+    """Return what k-points leave out."""
+    told = kept("kpoints")
+    if told is None:
+        return ""
+    (rows,) = told["rows"]
+    crystals = [[f"{r['spacing']:.2f}", f"{r['hcp']:.1f}", f"{r['bcc']:.1f}"] for r in rows["crystals"]]
+    cells = [
+        [
+            f"{r['width']:g}",
+            f"{r['spacing']:g}",
+            f"{r['energy']:.1f}",
+            f"{1e3 * r['forces']:.0f}",
+            f"{r['seconds']:.0f}",
+        ]
+        for r in rows["disordered"]
+    ]
+    return (
+        "Aluminium by pw.x. Crystals at rest, meV/atom above fcc:\n\n"
+        + markdown(["spacing, 1/Å", "hcp", "bcc"], crystals)
+        + "\n16 atoms without order, beside the densest points of the same smearing:\n\n"
+        + markdown(["smearing, Ry", "spacing, 1/Å", "energy, meV/atom", "forces, meV/Å", "s"], cells)
+    )
+
+
 PARTS = (
     ("Sampling", "sampling-speed", "sampling.py speed", sampling),
     ("Crossings of liquid and crystal", "sampling-crossings", "sampling.py crossings", crossings),
@@ -250,6 +275,7 @@ PARTS = (
     ("Energy, forces and stress", "inference", "inference.py", inference),
     ("Relaxing", "relax-speed", "relax.py speed", relaxing),
     ("From nothing to a verdict", "endtoend", "endtoend.py", endtoend),
+    ("K-points of labels", "kpoints", "kpoints.py", kpoints),
     ("Data efficiency", "training-dft", "training.py dft", efficiency),
     ("What pools cover of each other", "coverage", "coverage.py", coverage),
     ("Labels over workers", "scaling-labels", "scaling.py labels", labels),

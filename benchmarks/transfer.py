@@ -59,7 +59,7 @@ METALS = {
 }
 RESULTS = HERE / "results"
 JUDGES, BY_DFT = 100, 40  # labels
-SMALL = 16  # atoms, at most, where labels are by density-functional theory: points as dense as 0.28/Å are needed
+SMALL = 16  # atoms, at most, where labels are by density-functional theory: see kpoints.py
 RATTLE, STRAIN = 0.25, 0.05  # Å; –
 CLOSEST = 0.75  # of the distance of neighbours in fcc at rest: nearer, and a random crystal is left out
 OTHER = ("hcp", "dhcp", "bcc", "fcc")
@@ -279,7 +279,7 @@ def by_dft(given: argparse.Namespace) -> None:
     home = RUNS / "transfer-dft"
     raw = {
         "label": {"reference": "espresso", "store": str(home / "labels")},
-        "espresso": {"cutoff": 20, "width": 0.05, "k_spacing": 0.28, "small_k_spacing": 0.25},
+        "espresso": {"cutoff": 20, "width": 0.1, "k_spacing": 0.3, "small_k_spacing": 0.25},
         "sample": {"atoms": [SMALL]},
         "transfer": {"source": "foundation", "most_atoms": SMALL, "to": ["Al"], "budget": BY_DFT, "judge": 10},
         "validate": {"checks": ["eos", "elastic"], "polymorphs": ["fcc", "hcp", "bcc"], "defects": False},

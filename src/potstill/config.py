@@ -183,15 +183,15 @@ class PlaneWaves(Section):
     """What codes with plane waves have in common."""
 
     k_spacing: float = Field(
-        0.5,
+        0.3,
         description="1/Å, with the factor of 2π. Points of the shifted Monkhorst-Pack grid are this far apart at most: "
-        "2 × 2 × 2 for 32 atoms. The Γ point alone is useless for a metal.",
+        "3 × 3 × 3 for 32 atoms. The Γ point alone is useless for a metal.",
         gt=0,
         le=5,
     )
     small_k_spacing: float = Field(
         0.2,
-        description="1/Å. The same for cells of fewer than 16 atoms: crystals, which no disorder helps to converge.",
+        description="1/Å. The same for cells of fewer than 16 atoms: crystals, whose differences are small.",
         gt=0,
         le=5,
     )
