@@ -6,7 +6,8 @@
 An extended ensemble and a ladder of NPT runs of as many MD steps; fcc crystals that are strained and rattled; random
 symmetric crystals that are relaxed, strained and rattled (ASSYST, Poul et al. 2023). Nickel, as many frames of each. An
 atom of one pool is covered by another where its nearest atom there, in whitened descriptors, is no farther than twice
-the median distance to the nearest atom in its own pool; as many atoms of each pool are looked at.
+the median distance of an atom of the extended ensemble from its nearest in there: one yardstick for all, because atoms
+of symmetric crystals have twins. As many atoms of each pool are looked at.
 """
 
 from __future__ import annotations
@@ -77,15 +78,15 @@ def main() -> None:
     calculator = resolve(EAM, ["Ni"]).calculator()
     descriptor = descriptor_for(("Ni",), parse_config({}).model)
     whitening = Whitening.fit(descriptor, [f for pool in made.values() for f in list(pool)[::10]])
-    rng, atoms, own = np.random.default_rng(1), {}, {}
+    rng, atoms = np.random.default_rng(1), {}
     for name, pool in made.items():
         x = np.concatenate(whitened(descriptor, whitening, list(pool)))
         atoms[name] = x[rng.permutation(len(x))[:ATOMS]]
-        own[name] = 2.0 * float(np.median(nearest(atoms[name], atoms[name], itself=True)))
-    rows = []
+    first = atoms["extended ensemble"]
+    near, rows = 2.0 * float(np.median(nearest(first, first, itself=True))), []
     for name, pool in made.items():
         found = [(calculator.get_potential_energy(f.atoms) / f.n_atoms, (f.volume or 0.0) / f.n_atoms) for f in pool]
-        covers = {k: float((nearest(x, atoms[name]) <= own[k]).mean()) for k, x in atoms.items() if k != name}
+        covers = {k: float((nearest(x, atoms[name]) <= near).mean()) for k, x in atoms.items() if k != name}
         cells = len(np.unique(np.floor(np.array(found) / CELL), axis=0))
         rows.append(
             {"name": name, "frames": len(pool), "md_steps": steps.get(name, 0), "cells": cells, "covers": covers}
