@@ -280,7 +280,7 @@ PARTS = (
     ("What pools cover of each other", "coverage", "coverage.py", coverage),
     ("Labels over workers", "scaling-labels", "scaling.py labels", labels),
     ("Walkers over cores", "scaling-walkers", "scaling.py walkers", walkers),
-    ("What pools cost", "scaling-walkers", "scaling.py walkers", cost),
+    ("What pools cost", "distil-scale", "distil.py scale", cost),
 )
 
 

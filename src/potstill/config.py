@@ -400,7 +400,8 @@ class TransferConfig(Section):
     )
     most_atoms: int = Field(
         0,
-        description="Frames of more atoms are left out of the source; 0: none are. Small cells take k-points well.",
+        description="Frames of more atoms are left out of the source, for references whose cost grows with the cell; "
+        "0: no limit.",
         ge=0,
     )
     budget: int = Field(0, description="Labels of each target to learn from; 0: all frames of the source.", ge=0)
