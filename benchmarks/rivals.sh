@@ -37,7 +37,7 @@ for rival in ${*:-torchani mace ace-jax apax graph-pes grace deepmd quests maml 
         mace) install mace "$TORCH" mace-torch ;;
         # without torch; the extra is its neighbour list in C++, without which its first calls would take longer
         ace-jax) install ace-jax 'ace-jax[fast-neighbours]' ;;
-        apax) install apax apax ;;
+        apax) install apax 'apax click' ;; # its batch selection imports click, which it does not ask for
         graph-pes) install graph-pes "$TORCH" graph-pes ;;
         quests) install quests quests ;;
         maml) install maml "$TORCH" maml ;;

@@ -1,4 +1,4 @@
-"""Choosing from large pools, and beside QUESTS and maml: parts of distil.py.
+"""Choosing from large pools, and beside QUESTS, maml and apax: parts of distil.py.
 
 ``scale``: up to 1,000,000 frames of 32 nickel atoms, made by several runs of ``potstill sample``, to 1,000 by farthest
 points; descriptors included, time and the memory of all processes together. ``rivals``: 50 and 200 of 5,000 frames by
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ CHOSEN = 1_000
 POOL, FEW = 5_000, (50, 200)  # of the comparison
 STEPS = 4_000  # of its trainings
 OURS = ("random", "fps", "cover", "entropy", "direct", "leverage", "potstill")
+FIRST, LEARNING = 25, 60  # frames that apax's network learns from before it chooses the others, and for how long, s
 
 
 def _tree() -> float:
@@ -161,6 +163,9 @@ def rivals(source: Path, test: Path) -> None:
             for method in ("msc", "fps"):
                 words = ["--pool", str(file), "--n", str(n), "--method", method]
                 mine.append({"who": f"QUESTS {method}", **_answers(python, "quests_.py", "select", *words)[0]})
+        if (python := _python("apax")) is not None:
+            mine.append({"who": "apax last layer", **_by_apax(python, labelled, file, folder, n)})
+        if (python := _python("quests")) is not None:
             _judge(python, file, folder, mine)
         _cover(pool, mine)
         rows += [{"n": n, **row} for row in mine]
@@ -211,6 +216,23 @@ def _ours(file: Path, folder: Path, n: int, rows: list[dict[str, Any]]) -> float
             spent = seconds
             np.save(folder / "vectors.npy", features.describe(list(pool)), allow_pickle=False)
     return spent
+
+
+def _by_apax(python: Path, labelled: Dataset, file: Path, folder: Path, n: int) -> dict[str, Any]:
+    """Train apax's network on a first few frames by chance, and let it choose the others; the seconds are of both."""
+    first = sorted(np.random.default_rng(1).choice(len(labelled), FIRST, replace=False).tolist())
+    known, model = folder / "first.extxyz", folder / "apax"
+    labelled.take(first).save(known)
+    shutil.rmtree(model, ignore_errors=True)
+    words = ["--data", str(known), "--test", str(known), "--seconds", str(LEARNING), "--out", str(model)]
+    trained = _answers(python, "apax_.py", "train", *words)
+    if "failed" in trained[-1]:
+        return trained[-1]
+    words = ["--model", str(model), "--known", str(known), "--pool", str(file), "--n", str(n - FIRST)]
+    (answer,) = _answers(python, "apax_select.py", *words)
+    if "seconds" in answer:
+        answer = {"seconds": answer["seconds"] + LEARNING, "chosen": first + answer["chosen"]}
+    return answer
 
 
 def _judge(python: Path, file: Path, folder: Path, rows: list[dict[str, Any]]) -> None:

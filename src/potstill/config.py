@@ -413,7 +413,10 @@ class TransferConfig(Section):
     )
     warm: str = Field("", description="A model whose weights each target's training begins with; empty: from scratch.")
     top_up: int = Field(
-        0, description="Frames of the target's own ensemble to add where the source leaves the widest gap.", ge=0
+        0,
+        description="Frames to add where the source leaves the widest gap: of the target's own ensemble, or, where its "
+        "reference is slow, generated crystals, surfaces and defects.",
+        ge=0,
     )
     most_force: float = Field(0.0, description="eV/Å. Labels with a larger force count as failures; 0 keeps all.", ge=0)
 

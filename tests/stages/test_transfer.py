@@ -17,7 +17,16 @@ from potstill.labelling import compute
 from potstill.model import Committee
 from potstill.store import read_json
 from potstill.training import train
-from potstill.transferring import Source, foundation, parse_target, read_source, scaled, table_text, transfer
+from potstill.transferring import (
+    Source,
+    foundation,
+    grow,
+    parse_target,
+    read_source,
+    scaled,
+    table_text,
+    transfer,
+)
 from potstill.transferring.coverage import INSIDE, closing, coverage
 from potstill.transferring.foundation import CARD, FILE, card
 from potstill.transferring.source import to_metal
@@ -290,6 +299,33 @@ def test_frames_of_its_own_close_the_gap(tmp_path, frames):
     assert learnt["coverage"]["atoms"] >= learnt["coverage_before"]["atoms"]
     data = Dataset.load(tmp_path / "Al" / "2-distil" / "distilled.extxyz")
     assert sum(f.origin.kind == "multiorder-multithermal" for f in data) == 5
+
+
+def test_generated_crystals_close_the_gap_where_the_reference_is_slow(tmp_path, frames, monkeypatch):
+    monkeypatch.setattr("potstill.transferring.target.fast", lambda _potential: False)
+    source, told = Source("nickel", frames, 10.92), []
+    asked = settings(to=["Al"], references={"Al": EAM}, budget=8, top_up=6, judge=4, most_atoms=12)
+    row = transfer(asked, source, tmp_path, told.append)[0]
+    learnt = read_json(tmp_path / "Al" / "2-distil" / "stage.json")["summary"]
+    assert (row["n_labels"], row["n_judge"], learnt["top_up"]) == (14, 4, 6)
+    data = Dataset.load(tmp_path / "Al" / "2-distil" / "distilled.extxyz")
+    made = [f for f in data if f.origin.kind == "generated"]
+    assert len(made) == 6
+    assert max(f.n_atoms for f in made) <= 12
+    before, after = (max(learnt[k]["crystals"].values()) for k in ("coverage_before", "coverage"))
+    assert after < before
+    assert "6 generated crystals" in (tmp_path / "Al" / "report.html").read_text(encoding="utf-8")
+    assert any("6 generated frames" in line for line in told)
+
+
+def test_what_grows_learns_generated_crystals_within_its_budget(tmp_path, frames):
+    source = Source("nickel", frames, 10.92)
+    asked = settings(references={"Al": EAM}, top_up=4, judge=4)
+    row = grow(asked, source, "Al", 12, tmp_path, lambda _: None)
+    data = Dataset.load(tmp_path / "2-distil" / "distilled.extxyz")
+    assert row["n_labels"] == len(data) <= 12
+    assert sum(f.origin.kind == "generated" for f in data) == 4
+    assert "4 generated crystals" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_warm_start_begins_with_the_source_s_weights(tmp_path, frames, model):

@@ -30,7 +30,10 @@ def transfer(
     judge: Annotated[int | None, typer.Option(help="Labels to judge by.", min=0)] = None,
     warm: Annotated[Path | None, typer.Option(help="A model whose weights the training begins with.")] = None,
     top_up: Annotated[
-        int | None, typer.Option(help="Frames of the target's own run to add where the gap is widest.", min=0)
+        int | None,
+        typer.Option(
+            help="Frames to add where the gap is widest: of the target's own run, or generated crystals.", min=0
+        ),
     ] = None,
     source_volume: Annotated[
         float | None, typer.Option(help="Å³ per atom of the source's crystal at rest, where nothing else tells.", min=0)

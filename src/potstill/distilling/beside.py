@@ -46,11 +46,22 @@ class Beside:
         Decides the candidates.
     folder : path
         Keeps the candidates for a later start.
+    lattice : str
+        fcc, bcc or hcp: the ground state; empty: the element's, as tabulated.
     """
 
-    def __init__(self, elements: Sequence[str], volume: float, names: Sequence[str], seed: int, folder: Path) -> None:
+    def __init__(
+        self,
+        elements: Sequence[str],
+        volume: float,
+        names: Sequence[str],
+        seed: int,
+        folder: Path,
+        *,
+        lattice: str = "",
+    ) -> None:
         rng = np.random.default_rng([seed, 5])
-        self.lattice = crystals.ground_state(elements[0]) if len(elements) == 1 else "fcc"
+        self.lattice = lattice or (crystals.ground_state(elements[0]) if len(elements) == 1 else "fcc")
         structures = crystals.verdict_structures(self.lattice, elements[0], volume, names)
         for atoms in structures.values():
             atoms.set_chemical_symbols([str(s) for s in rng.choice(list(elements), size=len(atoms))])
@@ -62,7 +73,7 @@ class Beside:
                 for name, share in SQUEEZED.items()
             },
         }
-        what = [list(elements), volume, list(names), seed, CANDIDATES]
+        what = [list(elements), volume, list(names), seed, CANDIDATES, self.lattice]
         file, record = (folder / f"beside-{digest(what)}{ending}" for ending in (".extxyz", ".json"))
         if not record.exists():
             others = {name: crystals.prototype(name, elements[0], volume) for name in crystals.OPEN}
@@ -105,13 +116,17 @@ class Beside:
         features: FrameFeatures,
         known: Dataset,
         asked: Dataset,
+        *,
+        most_atoms: int = 0,
     ) -> Dataset:
         """Return the n generated frames whose labels would tell most about those checks that were not passed.
 
-        ``checks`` is what :meth:`check` returned; each counts in units of its tolerance.
+        ``checks`` is what :meth:`check` returned; each counts in units of its tolerance. ``most_atoms``, where it is
+        not 0, leaves larger frames out.
         """
         failed = [name for name, found in checks.items() if not found["passed"]]
         left = self.candidates.without(asked)
+        left = Dataset(f for f in left if not most_atoms or f.n_atoms <= most_atoms)
         if not len(left) or not n or not failed:
             return Dataset()
         energy = [float(p.energy[0]) / f.n_atoms for p, f in zip(committee.predict(left, mean=True), left, strict=True)]

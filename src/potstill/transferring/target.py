@@ -17,9 +17,10 @@ from potstill.checks import Outside, Polymorphs, fast, named, validate
 from potstill.config import Config, to_toml
 from potstill.data import Dataset, Failure, Frame, write_atomic
 from potstill.distilling import distil
+from potstill.distilling.beside import Beside
 from potstill.errors import BackendError, ConfigError, ConvergenceError, DataError
 from potstill.labelling import Labelled, labeller
-from potstill.model import Committee
+from potstill.model import Committee, FrameFeatures
 from potstill.protocols import Potential
 from potstill.reporting import report
 from potstill.sampling import path_of, sample
@@ -282,7 +283,7 @@ class Work:
 
     def learn(self, folder: Path) -> Outcome:
         """Label, train, measure what is covered, and add frames of the target's own where that is asked for."""
-        t, seed = self.settings.transfer, self.settings.seed
+        t = self.settings.transfer
         settings, rest = self.prepared()
         pool, own, judge = (self.frames(k) for k in ("pool", "own", "judge"))
         d = {"budget": len(pool), "initial": len(pool), "sizes": (), "beside": 0.0, "selector": "random"}
@@ -297,12 +298,11 @@ class Work:
         covered = coverage(done.committee, own, structures)
         self.say(covered)
         summary: dict[str, Any] = {"coverage": covered, "top_up": 0}
-        if t.top_up and len(own):
-            more = closing(done.committee, done.data, own, t.top_up, np.random.default_rng([seed, 10]))
+        more = self.closing(t.top_up, done.committee, done.data, own, rest, folder)
+        if len(more):
             both = pool | more
             d = {"budget": len(both), "initial": len(both)}
             settings = settings.model_copy(update={"distil": settings.distil.model_copy(update=d)})
-            self.tell(f"learn: {len(more)} frames of the metal's own run are added where the gap is widest")
             done = go(both, settings=settings, folder=folder)
             summary |= {"top_up": len(more), "coverage_before": covered}
             summary["coverage"] = covered = coverage(done.committee, own.without(more), structures)
@@ -316,6 +316,30 @@ class Work:
         files = done.save(folder)
         write_json(folder / "failures.json", failures)
         return Outcome({**done.summary(), **summary, "n_failures": len(failures)}, files)
+
+    def closing(
+        self, n: int, model: Committee, known: Dataset, own: Dataset, rest: Mapping[str, Any], folder: Path
+    ) -> Dataset:
+        """Return n frames that close what the transferred ones leave open, or fewer.
+
+        They are of the metal's own run; where its reference is too slow for one, generated: crystals, surfaces and
+        defects whose labels tell most about those of the verdict.
+        """
+        seed, element = self.settings.seed, self.target.elements[0]
+        if n and len(own):
+            more = closing(model, known, own, n, np.random.default_rng([seed, 10]))
+            self.tell(f"learn: {len(more)} frames of the metal's own run are added where the gap is widest")
+            return more
+        if not n or not self.target.is_metal:
+            return Dataset()
+        lattice, volume = rest["crystal"], rest["volume_per_atom_angstrom3"]
+        names = [name for name in self.settings.validate_.polymorphs if name != lattice]
+        beside = Beside([element], volume, names, seed, folder / "rounds", lattice=lattice)
+        features = FrameFeatures(model.descriptor, model.whitening)
+        most = self.settings.transfer.most_atoms
+        more = beside.choose(n, beside.check(model), model, features, known, known, most_atoms=most)
+        self.tell(f"learn: {len(more)} generated frames are added, which tell most about the verdict's structures")
+        return more
 
     def partial(self, n: int, failed: Sequence[str]) -> bool:
         """Say so where more than a few labels to learn from failed, by their messages; return whether they did."""
