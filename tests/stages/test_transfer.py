@@ -301,6 +301,23 @@ def test_frames_of_its_own_close_the_gap(tmp_path, frames):
     assert sum(f.origin.kind == "multiorder-multithermal" for f in data) == 5
 
 
+def test_a_reference_s_last_digits_do_not_ask_for_new_labels(tmp_path, frames, monkeypatch):
+    def moved(element, potential):
+        found = find_ground_state(element, potential)
+        return {**found, "volume": found["volume"] * (1 + 1e-5)}
+
+    source, asked = Source("nickel", frames, 10.92), settings(to=["Al"], references={"Al": EAM}, judge=0)
+    transfer(asked, source, tmp_path / "a", lambda _: None)
+    monkeypatch.setattr("potstill.transferring.target.find_ground_state", moved)
+    transfer(asked, source, tmp_path / "b", lambda _: None)
+    one, other = (Dataset.load(tmp_path / k / "Al" / "1-sample" / "pool.extxyz") for k in "ab")
+    assert one.keys == other.keys
+    volumes = [
+        read_json(tmp_path / k / "Al" / "1-sample" / "stage.json")["summary"]["volume_per_atom_angstrom3"] for k in "ab"
+    ]
+    assert volumes[0] != volumes[1]
+
+
 def test_generated_crystals_close_the_gap_where_the_reference_is_slow(tmp_path, frames, monkeypatch):
     monkeypatch.setattr("potstill.transferring.target.fast", lambda _potential: False)
     source, told = Source("nickel", frames, 10.92), []

@@ -224,7 +224,9 @@ class Work:
             self.tell(
                 f"scale: {element} is {g['crystal']} at rest, {g['volume']:.3f} Å³/atom (meV/atom above: {others})"
             )
-        volumes = {e: g["volume"] for e, g in found.items()}
+        # A relaxation by another version or processor ends a little elsewhere; its frames are the same, and so are
+        # their labels in the store.
+        volumes = {e: round(g["volume"], 2) for e, g in found.items()}
         seed = self.settings.seed
         frames = to_metal(self.source, self.n, self.target.composition, volumes, seed)
         frames.save(folder / "pool.extxyz")
