@@ -73,34 +73,9 @@ def validate(
         What was written.
     """
     files = ["validation.json"]
-    errors: dict[str, Any] | None = None
-    strata: list[dict[str, Any]] = []
-    if len(holdout):
-        points = parity(model, holdout)
-        errors = summarise(points).as_dict()
-        tell(
-            f"validate: {errors['n_frames']} held-out frames: {errors['energy_rmse_mev_per_atom']:.2f} meV/atom, "
-            f"{1e3 * errors['force_rmse_ev_per_angstrom']:.1f} meV/Å"
-        )
-        step = max(1, len(points.force[0]) // PARITY_POINTS)
-        frames = list(holdout.only_labelled())
-        phases = [phase(steinhardt(f)) for f in frames]
-        strata = by_phase(phases, points.energy[1] - points.energy[0], points.force_rmse_of_frame)
-        write_json(
-            folder / "parity.json",
-            {
-                "energy_ev_per_atom": [x.tolist() for x in points.energy],
-                "force_ev_per_angstrom": [x[::step].tolist() for x in points.force],
-                "stress_gpa": [x.tolist() for x in points.stress],
-                "force_rmse_of_frame": points.force_rmse_of_frame.tolist(),
-                "trajectory_of_frame": [f.origin.trajectory for f in frames],
-                "phase_of_frame": phases,
-                "structure_of_frame": [sketch(f.atoms) for f in frames],
-            },
-        )
+    errors, strata = _held_out(model, holdout, folder, tell)
+    if errors is not None:
         files.append("parity.json")
-    else:
-        (folder / "parity.json").unlink(missing_ok=True)  # of an earlier run with a hold-out
     if len(pool) and isinstance(model, Committee):
         write_json(folder / "coverage.json", coverage(model, pool, learnt or Dataset()))
         files.append("coverage.json")
@@ -127,6 +102,37 @@ def validate(
     }
     write_json(folder / "validation.json", summary)
     return summary, files
+
+
+def _held_out(
+    model: Potential, holdout: Dataset, folder: Path, tell: Callable[[str], None]
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """Write ``parity.json``; return the errors on held-out frames, None without any, and those of each phase."""
+    if not len(holdout):
+        (folder / "parity.json").unlink(missing_ok=True)  # of an earlier run with a hold-out
+        return None, []
+    points = parity(model, holdout)
+    errors = summarise(points).as_dict()
+    tell(
+        f"validate: {errors['n_frames']} held-out frames: {errors['energy_rmse_mev_per_atom']:.2f} meV/atom, "
+        f"{1e3 * errors['force_rmse_ev_per_angstrom']:.1f} meV/Å"
+    )
+    step = max(1, len(points.force[0]) // PARITY_POINTS)
+    frames = list(holdout.only_labelled())
+    phases = [phase(steinhardt(f)) for f in frames]
+    write_json(
+        folder / "parity.json",
+        {
+            "energy_ev_per_atom": [x.tolist() for x in points.energy],
+            "force_ev_per_angstrom": [x[::step].tolist() for x in points.force],
+            "stress_gpa": [x.tolist() for x in points.stress],
+            "force_rmse_of_frame": points.force_rmse_of_frame.tolist(),
+            "trajectory_of_frame": [f.origin.trajectory for f in frames],
+            "phase_of_frame": phases,
+            "structure_of_frame": [sketch(f.atoms) for f in frames],
+        },
+    )
+    return errors, by_phase(phases, points.energy[1] - points.energy[0], points.force_rmse_of_frame)
 
 
 def _side_by_side(
