@@ -50,7 +50,7 @@ class Pseudopotential:
     source : str
         Where it lies; empty where ``text`` is all of it.
     text : str
-        What is in it, where it was rewritten from CP2K's table.
+        What is in it, where it was tabulated from CP2K's table.
     """
 
     element: str
@@ -239,16 +239,17 @@ def _version(command: str) -> str:
 
 
 def _pseudopotential(element: str, settings: EspressoConfig, folders: Sequence[str]) -> Pseudopotential:
-    """Return the file that the settings name, or CP2K's own choice for PBE, rewritten for pw.x."""
+    """Return the file that the settings name, or CP2K's own choice for PBE, tabulated for pw.x."""
     named = settings.pseudopotentials.get(element)
     for folder in folders if named else ():
         file = Path(folder) / str(named)
         if file.is_file():
             return Pseudopotential(element, file.name, file_digest(file), source=str(file))
-    found = gth.rewritten(element, named or gth.DEFAULT)
+    found = gth.find(element, named or gth.DEFAULT)
     if found is not None:
-        name, text = found
-        return Pseudopotential(element, f"{element}.{name}.gth", digest(text), text=text)
+        name, numbers = found
+        text = gth.tabulated(element, name, numbers)
+        return Pseudopotential(element, f"{element}.{name}.UPF", numbers.content, text=text)
     wanted = f"{named} for {element}" if named else f"a pseudopotential for {element}"
     raise BackendError(
         f"Expected {wanted} in {', '.join(folders)} or in CP2K's table {gth.TABLE}, but there is none. Install "
