@@ -6,7 +6,8 @@
     python benchmarks/distil.py default     the default with generated frames; table has it without
     python benchmarks/distil.py dft         half of the DFT frames of Zuo et al., chosen, against all of them
     python benchmarks/distil.py scale       10,000 to 1,000,000 frames to 1,000: seconds and memory
-    python benchmarks/distil.py rivals      50 and 200 of 5,000 frames by us, QUESTS and maml: seconds, coverage, errors
+    python benchmarks/distil.py rivals      50 and 200 of 5,000 frames by us, QUESTS, maml and apax: seconds, coverage,
+                                            errors
 
 Models are trained to convergence, 4,000 steps, at every size (the whole pool: 16,000). A path (one selector, one seed,
 all sizes) that has ended is kept in results/, which is part of the repository: what is there is printed and not walked

@@ -159,14 +159,14 @@ def rivals(source: Path, test: Path) -> None:
             if "seconds" in answer:
                 answer["seconds"] += vectors
             mine.append({"who": "maml DIRECT, our vectors", **answer})
-        if (python := _python("quests")) is not None:
+        if (quests := _python("quests")) is not None:
             for method in ("msc", "fps"):
                 words = ["--pool", str(file), "--n", str(n), "--method", method]
-                mine.append({"who": f"QUESTS {method}", **_answers(python, "quests_.py", "select", *words)[0]})
+                mine.append({"who": f"QUESTS {method}", **_answers(quests, "quests_.py", "select", *words)[0]})
         if (python := _python("apax")) is not None:
             mine.append({"who": "apax last layer", **_by_apax(python, labelled, file, folder, n)})
-        if (python := _python("quests")) is not None:
-            _judge(python, file, folder, mine)
+        if quests is not None:
+            _judge(quests, file, folder, mine)
         _cover(pool, mine)
         rows += [{"n": n, **row} for row in mine]
     heads = {

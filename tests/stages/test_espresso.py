@@ -3,7 +3,9 @@
 import os
 import shutil
 from dataclasses import replace
+from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
@@ -35,15 +37,39 @@ def program():
 # --- grids, pseudopotentials, fingerprints ---
 
 
-def test_aluminium_s_pseudopotential_is_rewritten_as_published(program):
+def test_aluminium_s_pseudopotential_is_as_published(program):
     """Krack, Theor. Chem. Acc. 114, 145 (2005): three electrons, local radius 0.45 Bohr, radii 0.487 and 0.562."""
-    name, text = gth.rewritten("Al")
-    rows = [line.split() for line in text.splitlines()]
-    assert name == "GTH-PBE-q3"
-    assert rows[1][:2] == ["13", "3"]
-    assert [float(x) for x in rows[3][:3]] == pytest.approx([0.45, 1, -7.55], abs=0.01)
-    assert [float(x) for x in rows[5][:2]] == pytest.approx([0.487, 2], abs=0.001)
-    assert [float(x) for x in rows[7][:2]] == pytest.approx([0.562, 1], abs=0.001)
+    name, numbers = gth.find("Al")
+    assert (name, numbers.valence) == ("GTH-PBE-q3", 3)
+    assert numbers.radius == pytest.approx(0.45)
+    assert numbers.local == pytest.approx([-7.55], abs=0.01)
+    assert [r for r, _ in numbers.channels] == pytest.approx([0.487, 0.562], abs=0.001)
+    assert [h.shape for _, h in numbers.channels] == [(2, 2), (1, 1)]
+
+
+def test_projectors_are_normalised_and_far_away_only_the_charge_is_left(program):
+    """Goedecker, Teter and Hutter (1996), equations 1 and 3: the integral of (r p)² is 1."""
+    r = 0.01 * np.arange(1201)
+    for element in ("Al", "Ni", "Nb"):
+        _, numbers = gth.find(element)
+        for _, beta in numbers.projectors(r):
+            assert np.trapezoid(beta**2, r) == pytest.approx(1, abs=1e-8)
+        v = numbers.potential(r)
+        assert v[600:] == pytest.approx(-numbers.valence / r[600:], rel=1e-12)
+        assert v[0] == pytest.approx(2 * v[1] - v[2], abs=0.1)  # finite, and without a step
+
+
+def test_a_tabulation_holds_what_its_numbers_say(program):
+    """Rydberg, which are half a Hartree."""
+    name, numbers = gth.find("Al")
+    root = ET.fromstring(gth.tabulated("Al", name, numbers))  # noqa: S314 - our own text
+    table = {node.tag: np.array((node.text or "").split(), float) for node in root.iter() if node.tag != "PP_INFO"}
+    r, rows = table["PP_R"], root.find("PP_HEADER").attrib
+    assert table["PP_LOCAL"] == pytest.approx(2 * numbers.potential(r), abs=1e-12)
+    assert table["PP_DIJ"].reshape(3, 3)[:2, :2] == pytest.approx(2 * numbers.channels[0][1], abs=1e-12)
+    assert np.trapezoid(table["PP_RHOATOM"], r) == pytest.approx(3, abs=1e-6)
+    assert (rows["number_of_proj"], rows["z_valence"], rows["mesh_size"]) == ("3", "3", str(len(r)))
+    assert max(map(len, gth.tabulated("Al", name, numbers).splitlines())) < 256
 
 
 def test_spin_begins_on_every_species(program, tmp_path):
@@ -52,7 +78,7 @@ def test_spin_begins_on_every_species(program, tmp_path):
     espresso._write(tmp_path / "pw.in", atoms, potential)
     text = (tmp_path / "pw.in").read_text()
     assert all(f"starting_magnetization({k}) = 0.4" in text for k in (1, 2))
-    assert {p.name for p in tmp_path.glob("*.gth")} == {"Al.GTH-PBE-q3.gth", "Ni.GTH-PBE-q10.gth"}
+    assert {p.name for p in tmp_path.glob("*.UPF")} == {"Al.GTH-PBE-q3.UPF", "Ni.GTH-PBE-q10.UPF"}
 
 
 def test_spin_is_what_the_settings_say_whatever_a_structure_brings_along(program, tmp_path):

@@ -331,7 +331,9 @@ def test_generated_crystals_close_the_gap_where_the_reference_is_slow(tmp_path, 
     assert max(f.n_atoms for f in made) <= 12
     before, after = (max(learnt[k]["crystals"].values()) for k in ("coverage_before", "coverage"))
     assert after < before
-    assert "6 generated crystals" in (tmp_path / "Al" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "Al" / "report.html").read_text(encoding="utf-8")
+    assert "6 generated crystals" in page
+    assert f"No test is among them: {sum(learnt['kept_out'].values())} generated structures" in page
     assert any("6 generated frames" in line for line in told)
 
 

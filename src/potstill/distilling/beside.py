@@ -126,7 +126,8 @@ class Beside:
         """
         failed = [name for name, found in checks.items() if not found["passed"]]
         left = self.candidates.without(asked)
-        left = Dataset(f for f in left if not most_atoms or f.n_atoms <= most_atoms)
+        if most_atoms:
+            left = Dataset(f for f in left if f.n_atoms <= most_atoms)
         if not len(left) or not n or not failed:
             return Dataset()
         energy = [float(p.energy[0]) / f.n_atoms for p, f in zip(committee.predict(left, mean=True), left, strict=True)]

@@ -61,11 +61,13 @@ class Grow(Work):
         known, failures, asked = got.data, list(got.failures), len(pool)
         trail = digest([settings.seed, settings.dump()["model"], settings.dump()["train"], known.keys, budget])
         told: list[dict[str, Any]] = []
-        inside, n_more = False, min(settings.transfer.top_up, budget - asked)
-        if n_more:
+        inside, more = False, Dataset()
+        kept_out: dict[str, int] = {}
+        if n_more := min(settings.transfer.top_up, budget - asked):
             home = folder / "generations" / f"start-{trail}"
             model = self._trained(known, held.data, settings, home, in_full=False)
-            more = self.closing(n_more, model, known, Dataset(), rest, folder)
+            more, kept_out = self.topped_up(n_more, model, known, Dataset(), rest, folder)
+        if len(more):
             got = self.ask(list(more))
             asked, known, failures = asked + len(more), known | got.data, [*failures, *got.failures]
         for generation in count():
@@ -107,8 +109,8 @@ class Grow(Work):
         summary = {
             "n_labels": len(known), "n_beside": 0, "n_holdout": len(held.data), "n_failures": len(failures),
             "n_outliers": 0, "rounds": len(told), "stopped": why, "errors": errors, "bands": None,
-            "calibration": model.calibration, "coverage": covered, "top_up": n_more, "partial": incomplete,
-            "generations": told, "inside": inside, "kept_out": {}, "coverage_before": None,
+            "calibration": model.calibration, "coverage": covered, "top_up": len(more), "partial": incomplete,
+            "generations": told, "inside": inside, "kept_out": kept_out, "coverage_before": None,
         }  # fmt: skip
         return Outcome(summary, files)
 

@@ -177,6 +177,15 @@ def stages(
     return plan
 
 
+def settled(volume: float) -> float:
+    """Round a volume (Å³ per atom) that frames are scaled to.
+
+    A relaxation by another version or processor ends a little elsewhere; its frames are the same, and so are their
+    labels in the store.
+    """
+    return round(volume, 2)
+
+
 def _fingerprint(warm: str) -> str | None:
     return load_model(warm).fingerprint if warm else None
 
@@ -224,9 +233,7 @@ class Work:
             self.tell(
                 f"scale: {element} is {g['crystal']} at rest, {g['volume']:.3f} Å³/atom (meV/atom above: {others})"
             )
-        # A relaxation by another version or processor ends a little elsewhere; its frames are the same, and so are
-        # their labels in the store.
-        volumes = {e: round(g["volume"], 2) for e, g in found.items()}
+        volumes = {e: settled(g["volume"]) for e, g in found.items()}
         seed = self.settings.seed
         frames = to_metal(self.source, self.n, self.target.composition, volumes, seed)
         frames.save(folder / "pool.extxyz")
@@ -299,14 +306,14 @@ class Work:
         structures = self.crystals(rest)
         covered = coverage(done.committee, own, structures)
         self.say(covered)
-        summary: dict[str, Any] = {"coverage": covered, "top_up": 0}
-        more = self.closing(t.top_up, done.committee, done.data, own, rest, folder)
+        summary: dict[str, Any] = {"coverage": covered}
+        more, kept_out = self.topped_up(t.top_up, done.committee, done.data, own, rest, folder)
         if len(more):
             both = pool | more
             d = {"budget": len(both), "initial": len(both)}
             settings = settings.model_copy(update={"distil": settings.distil.model_copy(update=d)})
             done = go(both, settings=settings, folder=folder)
-            summary |= {"top_up": len(more), "coverage_before": covered}
+            summary["coverage_before"] = covered
             summary["coverage"] = covered = coverage(done.committee, own.without(more), structures)
             self.say(covered)
         failures = [*done.failures, *(f.plain() for f in held.failures)]
@@ -317,31 +324,32 @@ class Work:
             self.tell(f"learn: the largest force is {strongest:.0f} eV/Å; transfer.most_force leaves such frames out")
         files = done.save(folder)
         write_json(folder / "failures.json", failures)
-        return Outcome({**done.summary(), **summary, "n_failures": len(failures)}, files)
+        summary |= {"top_up": len(more), "n_failures": len(failures)}
+        return Outcome({**done.summary(), **summary, "kept_out": kept_out}, files)
 
-    def closing(
+    def topped_up(
         self, n: int, model: Committee, known: Dataset, own: Dataset, rest: Mapping[str, Any], folder: Path
-    ) -> Dataset:
-        """Return n frames that close what the transferred ones leave open, or fewer.
+    ) -> tuple[Dataset, dict[str, int]]:
+        """Return n frames that close what the transferred ones leave open, or fewer; and what was kept out of them.
 
         They are of the metal's own run; where its reference is too slow for one, generated: crystals, surfaces and
-        defects whose labels tell most about those of the verdict.
+        defects whose labels tell most about those of the verdict, which are kept out themselves.
         """
+        if not n or not (len(own) or self.target.is_metal):
+            return Dataset(), {}
         seed, element = self.settings.seed, self.target.elements[0]
-        if n and len(own):
+        if len(own):
             more = closing(model, known, own, n, np.random.default_rng([seed, 10]))
             self.tell(f"learn: {len(more)} frames of the metal's own run are added where the gap is widest")
-            return more
-        if not n or not self.target.is_metal:
-            return Dataset()
-        lattice, volume = rest["crystal"], rest["volume_per_atom_angstrom3"]
+            return more, {}
+        lattice, volume = rest["crystal"], settled(rest["volume_per_atom_angstrom3"])
         names = [name for name in self.settings.validate_.polymorphs if name != lattice]
         beside = Beside([element], volume, names, seed, folder / "rounds", lattice=lattice)
         features = FrameFeatures(model.descriptor, model.whitening)
         most = self.settings.transfer.most_atoms
         more = beside.choose(n, beside.check(model), model, features, known, known, most_atoms=most)
         self.tell(f"learn: {len(more)} generated frames are added, which tell most about the verdict's structures")
-        return more
+        return more, beside.kept_out
 
     def partial(self, n: int, failed: Sequence[str]) -> bool:
         """Say so where more than a few labels to learn from failed, by their messages; return whether they did."""
