@@ -289,7 +289,6 @@ def by_dft(given: argparse.Namespace) -> None:
             "top_up": MORE,
             "judge": 10,
         },
-        "train": {"learning_rate": 0.001},  # few labels of a rough landscape are soon learnt by heart
         "validate": {"checks": ["eos", "elastic"], "polymorphs": ["fcc", "hcp", "bcc"], "defects": False},
         "engine": {"workers": given.workers},
     }
