@@ -59,6 +59,11 @@ class _Elsewhere(FunctionCache):  # type: ignore[misc]
         return super().load_overload(sig, target_context)
 
 
+def on_disk(function: Any) -> bool:
+    """Whether machine code of a function that is :func:`kept` is there, for whatever arguments."""
+    return Path(function._cache._cache_file._index_path).exists()  # noqa: SLF001 - numba has no other door
+
+
 @contextmanager
 def _alone(file: Path) -> Iterator[None]:
     """Wait until no other process is within; where locks do not exist, do not wait."""

@@ -11,7 +11,7 @@ import numpy as np
 from potstill.config import ModelConfig, TrainConfig
 from potstill.data import Dataset
 from potstill.errors import DataError
-from potstill.model import Committee, Descriptor
+from potstill.model import Committee, Descriptor, ahead
 
 if TYPE_CHECKING:
     from potstill.model.fit import Descriptions
@@ -82,6 +82,7 @@ def train(
     """
     from potstill.model.fit import fit
 
+    ahead.start()
     hidden = model.hidden
     if start is not None:
         known = set(data.elements) <= set(start.elements)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 SAMPLE = """
 from potstill.config import SampleConfig
@@ -12,19 +11,26 @@ quick = dict(walkers=2, learning_steps=8_000, frames=60, stride=100, temperature
 made = sample(SampleConfig(**quick), EAM, seed=1, folder=Path(sys.argv[1]), workers=2, tell=print)
 made.pool.save(Path(sys.argv[1]) / "result")
 """
-PREDICT = f"""
+LEARN = """
+from potstill.config import ModelConfig, TrainConfig
 from potstill.crystals import supercell
-from potstill.data import Frame
-from potstill.model import Committee
-committee = Committee.load({str(Path(__file__).parent / "data" / "format-2")!r})
+from potstill.data import Dataset, Frame
+from potstill.labelling import compute
+from potstill.model import FrameFeatures, Whitening, ahead
+from potstill.training import descriptor_for, train
 frames = []
-for k in range(3):
+for k in range(6):
     atoms = supercell("fcc", "Ni", 11.0 + 0.2 * k, 32)
     atoms.rattle(0.1, seed=k)
-    atoms.symbols[:] = committee.elements[0]
-    frames.append(Frame.of(atoms))
+    frame = Frame.of(atoms)
+    frames.append(frame.labelled(compute(frame, EAM)))
+committee = train(Dataset(frames), ModelConfig(), TrainConfig(steps=3), seed=1)
+FrameFeatures(committee.descriptor, committee.whitening).equations(frames)
 told = [repr(a) for p in committee.predict(frames) for a in (p.energy.tolist(), p.forces.tolist(), p.virial.tolist())]
 (Path(sys.argv[1]) / "result").write_bytes("".join(told).encode())
+begun = ahead.start()
+assert begun is None or begun.wait() == 0
+assert not ahead.missing()
 """
 HEAD = """
 import sys
@@ -54,10 +60,12 @@ def test_sampling(tmp_path):
     assert made[0] == made[1] > 0
 
 
-def test_inference(tmp_path):
-    results, made = twice(PREDICT, tmp_path)
+def test_training_and_inference_with_what_is_compiled_ahead_of_them(tmp_path):
+    results, made = twice(LEARN, tmp_path)
     assert results[0] == results[1]
     assert made[0] == made[1] > 1
+    loops = list((tmp_path / "machine-code").rglob("*.nbi"))
+    assert len(loops) == made[0]  # ahead of time, the same arguments were meant as in time
 
 
 MEET = """

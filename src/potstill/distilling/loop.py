@@ -19,7 +19,7 @@ from potstill.distilling.beside import Beside, rest_volume
 from potstill.distilling.stopping import band, of_frames, reason_to_stop
 from potstill.errors import DataError
 from potstill.labelling import Labelled
-from potstill.model import Committee, FrameFeatures, Whitening
+from potstill.model import Committee, FrameFeatures, Whitening, ahead
 from potstill.protocols import Describer
 from potstill.screen import near_duplicates, outliers
 from potstill.selecting import checked, selector
@@ -194,6 +194,7 @@ def distil(
     """
     if not len(pool):
         raise DataError("Distilling needs a pool, but it is empty.")
+    ahead.start()
     pool = pool.without_labels()
     if holdout is None:
         rest, held = set_apart(pool, settings, settings.seed, tell)
