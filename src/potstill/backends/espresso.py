@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 # Each rung changes how the equations are solved, never what they are: a label does not depend on the rung that made it.
-# Plain mixing goes first: 16 atoms of disordered aluminium, and slabs of 8 and 20, take it 10 to 16 iterations, local
-# Thomas-Fermi screening 18, each of them longer.
+# Plain mixing goes first: 16 atoms of disordered aluminium take it half the steps of local Thomas-Fermi screening
+# (benchmarks/mixing.py).
 LADDER: Sequence[Mapping[str, Any]] = (
     {"mixing_mode": "plain", "mixing_beta": 0.4, "electron_maxstep": 80},
     {"mixing_mode": "local-TF", "mixing_beta": 0.15, "mixing_ndim": 12, "electron_maxstep": 200},
