@@ -41,7 +41,7 @@ class _Elsewhere(FunctionCache):  # type: ignore[misc]
         found = super().load_overload(sig, target_context)
         if found is not None or os.environ.get(_COMPILES):
             return found
-        with _alone(Path(self.cache_path) / f"{'.'.join(self._where)}.lock"):
+        with alone(Path(self.cache_path) / f"{'.'.join(self._where)}.lock"):
             found = super().load_overload(sig, target_context)  # another process may just have compiled it
             if found is not None:
                 return found
@@ -64,18 +64,26 @@ def on_disk(function: Any) -> bool:
     return Path(function._cache._cache_file._index_path).exists()  # noqa: SLF001 - numba has no other door
 
 
+def place_of(function: Any) -> Path:
+    """Return the folder of the machine code of a function that is :func:`kept`."""
+    return Path(function._cache.cache_path)  # noqa: SLF001 - likewise
+
+
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Wait until no other process is within; where locks do not exist, do not wait."""
+def alone(file: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Wait until no other process is within, or else say whether one is; where locks do not exist, go on."""
     with ExitStack() as stack:
+        mine = True
         try:
             import fcntl
 
             file.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context(file.open("w")), fcntl.LOCK_EX)
+            fcntl.flock(stack.enter_context(file.open("w")), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            mine = False
         except (OSError, ModuleNotFoundError):
             pass
-        yield
+        yield mine
 
 
 def compile_here() -> None:

@@ -69,6 +69,8 @@ def test_a_tabulation_holds_what_its_numbers_say(program):
     assert table["PP_DIJ"].reshape(3, 3)[:2, :2] == pytest.approx(2 * numbers.channels[0][1], abs=1e-12)
     assert np.trapezoid(table["PP_RHOATOM"], r) == pytest.approx(3, abs=1e-6)
     assert (rows["number_of_proj"], rows["z_valence"], rows["mesh_size"]) == ("3", "3", str(len(r)))
+    assert rows["functional"] == "PBE"
+    assert 'functional="PBE0"' in gth.tabulated("Al", *gth.find("Al", "GTH-PBE0"))
     assert max(map(len, gth.tabulated("Al", name, numbers).splitlines())) < 256
 
 

@@ -9,8 +9,8 @@ x = r/r_loc,
     p_i(r) = √2 r^(l + 2i − 2) exp(−(r/r_l)²/2) / (r_l^(l + 2i − 1/2) √Γ(l + 2i − 1/2))
     V_nl   = Σ_lm Σ_ij |p_i Y_lm⟩ h_ij ⟨p_j Y_lm|
 
-pw.x also reads such numbers as they are (ABINIT's code 10), but what it then calls stress (6.7) has wrong off-diagonal
-components: 0.7 GPa where the energy's derivative is 1.9.
+pw.x also reads such numbers as they are (ABINIT's code 10), but the off-diagonal components of its stress (6.7) are
+then not the energy's derivatives.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from potstill.store import digest
 TABLE = Path("/usr/share/cp2k/POTENTIAL_UZH")
 DEFAULT = "GTH-PBE"
 STEP, REACH = 0.01, 12.0  # Bohr, of the tabulation; pw.x itself integrates to 10
-BOHR = 0.529177210903  # Å
 RYDBERG = 2.0  # to a Hartree
 
 
@@ -139,16 +138,17 @@ def find(element: str, name: str = DEFAULT, table: Path = TABLE) -> tuple[str, N
 def tabulated(element: str, name: str, numbers: Numbers) -> str:
     """Return a UPF file's text."""
     from ase.data import atomic_numbers, covalent_radii
+    from ase.units import Bohr
 
     r = STEP * np.arange(round(REACH / STEP) + 1, dtype=float)
     projectors = numbers.projectors(r)
     # Where pw.x begins with its density, which it finds itself: all valence electrons in a Gaussian of the atom's size.
-    spread = covalent_radii[atomic_numbers[element]] / BOHR / 2
+    spread = covalent_radii[atomic_numbers[element]] / Bohr / 2
     density = numbers.valence * math.sqrt(2 / math.pi) * r**2 / spread**3 * np.exp(-((r / spread) ** 2) / 2)
     header = {
         "generated": f"{name}, CP2K", "author": "", "date": "", "comment": "", "element": element, "pseudo_type": "NC",
         "relativistic": "scalar", "is_ultrasoft": "F", "is_paw": "F", "is_coulomb": "F", "has_so": "F", "has_wfc": "F",
-        "has_gipaw": "F", "paw_as_gipaw": "F", "core_correction": "F", "functional": "PBE",
+        "has_gipaw": "F", "paw_as_gipaw": "F", "core_correction": "F", "functional": name.split("-")[1],
         "z_valence": numbers.valence, "total_psenergy": 0.0, "wfc_cutoff": 0.0, "rho_cutoff": 0.0,
         "l_max": max(len(numbers.channels) - 1, 0), "l_max_rho": 0, "l_local": -1, "mesh_size": len(r),
         "number_of_wfc": 0, "number_of_proj": len(projectors),

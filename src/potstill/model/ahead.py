@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from potstill.compiled import on_disk
+from potstill.compiled import alone, on_disk, place_of
 from potstill.model import gradients, kernels, network
 from potstill.model.descriptor import Descriptor
 from potstill.model.neighbours import Geometry
@@ -85,10 +85,18 @@ def call(name: str) -> None:
 
 
 def work() -> None:
-    """Make the calls that are missing, side by side, with a core left for the caller: the process of :func:`start`."""
+    """Make the calls that are missing, side by side, with a core left for the caller: the process of :func:`start`.
+
+    Of many callers, one has it made.
+    """
     os.nice(_NICE)
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1)) as pool:
-        list(pool.map(lambda name: _python(f"call({name!r})").wait(), missing()))
+    cores = len(os.sched_getaffinity(0))
+    with (
+        alone(place_of(gradients.design) / "ahead.lock", wait=False) as mine,
+        ThreadPoolExecutor(max(1, cores - 1)) as pool,
+    ):
+        if mine:
+            list(pool.map(lambda name: _python(f"call({name!r})").wait(), missing()))
 
 
 @lru_cache(maxsize=1)  # once a process

@@ -324,8 +324,8 @@ class Work:
             self.tell(f"learn: the largest force is {strongest:.0f} eV/Å; transfer.most_force leaves such frames out")
         files = done.save(folder)
         write_json(folder / "failures.json", failures)
-        summary |= {"top_up": len(more), "n_failures": len(failures)}
-        return Outcome({**done.summary(), **summary, "kept_out": kept_out}, files)
+        summary |= {"top_up": len(more), "kept_out": kept_out, "n_failures": len(failures)}
+        return Outcome({**done.summary(), **summary}, files)
 
     def topped_up(
         self, n: int, model: Committee, known: Dataset, own: Dataset, rest: Mapping[str, Any], folder: Path
