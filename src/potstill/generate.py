@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 CLOSEST = 0.75  # smallest distance of two atoms, in units of that in the close-packed crystal of the metal's volume
-RATTLE = 0.06
+RATTLE = 0.06  # of the spacing, in the mean, at most
 MOST_ATOMS = 48
 TRIES = 40  # for each frame, before a family is given up
 FACES = ((1, 1, 0), (2, 1, 0), (2, 1, 1), (3, 1, 0), (3, 1, 1), (2, 2, 1))
@@ -39,7 +40,8 @@ class Exclusion:
     -----
     Matching is pymatgen's: primitive cells, scaled to one volume, equal within its default tolerances, which are wide
     (a fifth in lengths, 5° in angles, 0.3 of the spacing in positions). Elements do not count: another occupation of
-    the same sites is the same structure.
+    the same sites is the same structure. A supercell is found to be one where its atoms are within a tenth of the
+    spacing of the places that they share; rattled further, it counts as itself, so match before rattling.
     """
 
     def __init__(self, structures: Mapping[str, Atoms]) -> None:
@@ -62,8 +64,9 @@ class Exclusion:
 def _structure(atoms: Atoms) -> Any:
     from pymatgen.core import Structure
 
-    alike = ["Ni"] * len(atoms)
-    return Structure(atoms.cell.array, alike, atoms.get_scaled_positions()).get_primitive_structure()
+    tolerance = 0.1 * _spacing(atoms.get_volume() / len(atoms))  # 0.25 Å for nickel, pymatgen's own
+    alike = Structure(atoms.cell.array, ["Ni"] * len(atoms), atoms.get_scaled_positions())
+    return alike.get_primitive_structure(tolerance=tolerance)
 
 
 def generate(
@@ -92,16 +95,34 @@ def generate(
         Unlabelled; each frame's origin is ``generated``, its trajectory the family.
     """
     frames: list[Frame] = []
-    families = FAMILIES
-    for k, (name, make) in enumerate(families.items()):
-        wanted = n // len(families) + (k < n % len(families))
-        for number, atoms in enumerate(_tried(make, wanted, elements, volume, lattice, tests, rng)):
+    for k, (name, family) in enumerate(FAMILIES.items()):
+        wanted = n // len(FAMILIES) + (k < n % len(FAMILIES))
+        for number, atoms in enumerate(_tried(family, wanted, elements, volume, lattice, tests, rng)):
             frames.append(Frame.of(atoms, Origin("generated", f"generated-{name}", step=number)))
     return Dataset(frames)
 
 
+@dataclass(frozen=True)
+class Family:
+    """Structures of one kind, and how far they are strained and rattled.
+
+    Attributes
+    ----------
+    make : callable (volume, lattice, rng) -> Atoms or None
+        Gives one as it is without strain or rattling; None where chance made none.
+    strain : float
+        Standard deviation of the strain, at most.
+    rattle : float
+        Displacement of an atom in units of the spacing, in the mean, at most.
+    """
+
+    make: Callable[[float, str, np.random.Generator], Atoms | None]
+    strain: float
+    rattle: float = RATTLE
+
+
 def _tried(
-    make: Callable[[float, str, np.random.Generator], Atoms | None],
+    family: Family,
     n: int,
     elements: Sequence[str],
     volume: float,
@@ -114,10 +135,12 @@ def _tried(
     for _ in range(TRIES * n):
         if found == n:
             return
-        atoms = make(volume, lattice, rng)
-        if atoms is None or len(atoms) > MOST_ATOMS or _crowded(atoms, volume):
+        ideal = family.make(volume, lattice, rng)
+        if ideal is None or len(ideal) > MOST_ATOMS:
             continue
-        if tests.match(atoms) is not None:
+        atoms = _rattled(ideal, volume, family, rng)
+        # The ideal one is matched too, because a rattled test is not always known as one.
+        if _crowded(atoms, volume) or any(tests.match(each) is not None for each in (ideal, atoms)):
             continue
         atoms.set_chemical_symbols([str(s) for s in rng.choice(list(elements), size=len(atoms))])
         found += 1
@@ -139,12 +162,13 @@ def _spacing(volume: float) -> float:
     return float((math.sqrt(2) * volume) ** (1 / 3))
 
 
-def _rattled(atoms: Atoms, volume: float, rng: np.random.Generator, *, strain: float = 0.05) -> Atoms:
-    """Return a copy with a random strain, and its atoms displaced by up to ``RATTLE`` of the spacing in the mean."""
+def _rattled(atoms: Atoms, volume: float, family: Family, rng: np.random.Generator) -> Atoms:
+    """Return a copy with a random strain, and its atoms displaced, each by up to what the family says."""
     atoms = atoms.copy()
-    bend = rng.normal(0.0, strain * rng.random(), (3, 3))
+    bend = rng.normal(0.0, family.strain * rng.random(), (3, 3))
     atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.5 * (bend + bend.T)), scale_atoms=True)
-    atoms.positions += rng.normal(0.0, RATTLE * rng.random() * _spacing(volume) / math.sqrt(3), atoms.positions.shape)
+    off = family.rattle * rng.random() * _spacing(volume) / math.sqrt(3)
+    atoms.positions += rng.normal(0.0, off, atoms.positions.shape)
     atoms.wrap()
     return atoms
 
@@ -156,14 +180,14 @@ def random_crystal(volume: float, lattice: str, rng: np.random.Generator) -> Ato
 
 
 def random_stacking(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
-    """Return close-packed layers in random order, five to twelve, strained and rattled."""
+    """Return close-packed layers in random order, five to twelve."""
     del lattice
     letters = "A"
     for _ in range(int(rng.integers(4, 12))):
         letters += str(rng.choice([x for x in "ABC" if x != letters[-1]]))
     if letters[-1] == letters[0]:
         return None
-    return _rattled(crystals.close_packed(letters)("Ni", volume), volume, rng, strain=0.03)
+    return crystals.close_packed(letters)("Ni", volume)
 
 
 _HEXAGON = ((1.0, 0.0, 0.0), (-0.5, math.sqrt(0.75), 0.0))
@@ -175,7 +199,7 @@ _OTHERS: Mapping[str, tuple[Sequence[Sequence[float]], Sequence[tuple[float, flo
 
 
 def other_lattice(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
-    """Return a cell of a lattice that is no common ground state, compressed or stretched along its axes, rattled."""
+    """Return a cell of a lattice that is no common ground state, compressed or stretched along its axes."""
     from ase import Atoms
 
     del lattice
@@ -184,18 +208,18 @@ def other_lattice(volume: float, lattice: str, rng: np.random.Generator) -> Atom
     unit = Atoms(["Ni"] * len(basis), scaled_positions=basis, cell=edges, pbc=True)
     repeats = [(r, s, t) for r in (1, 2, 3) for s in (1, 2, 3) for t in (1, 2, 3) if 4 <= r * s * t * len(unit) <= 24]
     atoms = unit.repeat(repeats[int(rng.integers(len(repeats)))])
-    return _rattled(crystals.scaled(atoms, volume * rng.uniform(0.95, 1.2)), volume, rng)
+    return crystals.scaled(atoms, volume * rng.uniform(0.95, 1.2))
 
 
 def slab(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
-    """Return a slab of the ground state with a face that is not a test, six to ten Å thick, rattled."""
+    """Return a slab of the ground state with a face that is not a test, six to ten Å thick."""
     faces = [face for face in FACES if face not in crystals.TEST_FACES[lattice]]
     face = faces[int(rng.integers(len(faces)))]
-    return _rattled(crystals.slab(lattice, "Ni", volume, face, rng.uniform(6.0, 10.0)), volume, rng, strain=0.02)
+    return crystals.slab(lattice, "Ni", volume, face, rng.uniform(6.0, 10.0))
 
 
 def defect(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
-    """Return a supercell of the ground state with two to four vacancies, or an interstitial, rattled."""
+    """Return a supercell of the ground state with two to four vacancies, or an interstitial."""
     from ase import Atom
 
     atoms = crystals.supercell(lattice, "Ni", volume, 32)
@@ -206,23 +230,22 @@ def defect(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | Non
         where = atoms.positions[int(rng.integers(len(atoms)))] + rng.normal(0, 1, 3) / math.sqrt(3) * _spacing(volume)
         atoms.append(Atom("Ni", where))
         atoms = crystals.scaled(atoms, volume * rng.uniform(1.0, 1.1))
-    return _rattled(atoms, volume, rng, strain=0.02)
+    return atoms
 
 
 def ground_state(volume: float, lattice: str, rng: np.random.Generator) -> Atoms | None:
-    """Return a small cell of the ground state at 0.84 to 1.16 of its volume, strained and barely rattled.
+    """Return a small cell of the ground state at 0.84 to 1.16 of its volume.
 
     It is no test but what all tests are relative to, and a pool of warm crystals extrapolates to it.
     """
-    small = crystals.supercell(lattice, "Ni", volume * rng.uniform(0.84, 1.16), int(rng.choice([2, 4, 8])))
-    return _rattled(small, 0.1 * volume, rng, strain=0.03)
+    return crystals.supercell(lattice, "Ni", volume * rng.uniform(0.84, 1.16), int(rng.choice([2, 4, 8])))
 
 
-FAMILIES: Mapping[str, Callable[[float, str, np.random.Generator], Atoms | None]] = {
-    "ground-state": ground_state,
-    "random-crystal": random_crystal,
-    "stacking": random_stacking,
-    "lattice": other_lattice,
-    "slab": slab,
-    "defect": defect,
+FAMILIES: Mapping[str, Family] = {
+    "ground-state": Family(ground_state, 0.03, 0.028),
+    "random-crystal": Family(random_crystal, 0.0, 0.0),
+    "stacking": Family(random_stacking, 0.03),
+    "lattice": Family(other_lattice, 0.05),
+    "slab": Family(slab, 0.02),
+    "defect": Family(defect, 0.02),
 }

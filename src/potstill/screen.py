@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from potstill.data import Array, Dataset, Frame
+from potstill.model.committee import force_spread
 
 if TYPE_CHECKING:
     from potstill.model import Committee, FrameFeatures
+    from potstill.model.committee import Prediction
 
 SAME_CELL = 1e-3  # relative, of edges; as much in cosines of the angles between them
 SAME_FRAME = 1e-3  # distance of two frames' vectors, in units of the vectors' own length
@@ -74,12 +76,22 @@ def _cell(frame: Frame) -> Array:
     return np.concatenate([np.log(length), [unit[1] @ unit[2], unit[0] @ unit[2], unit[0] @ unit[1]]])
 
 
-def outliers(committee: Committee, data: Dataset) -> list[dict[str, Any]]:
-    """Return the labels that a committee, which learnt from them too, still cannot explain.
+def outliers(committee: Committee, data: Dataset, *, held_out: bool = False) -> list[dict[str, Any]]:
+    """Return the labels that a committee cannot explain, though it learnt from them too, or expected to be right.
 
     Training trusts residuals beyond its robust limit little, so a wrong label does not drag the model along, and stands
     out: a frame is listed where its energy per atom, or its largest force error, is off by more than ``OUTLYING``
     robust standard deviations of all frames, and by more than the loss scales' tenfold.
+
+    Parameters
+    ----------
+    committee : Committee
+        Calibrated, where ``held_out``.
+    data : Dataset
+        Labelled frames.
+    held_out : bool
+        Whether the frames were not learnt from. An error may then be the model's own, so it has to be more than
+        ``OUTLYING`` times the expected one, too.
 
     Returns
     -------
@@ -89,33 +101,43 @@ def outliers(committee: Committee, data: Dataset) -> list[dict[str, Any]]:
     frames = data.only_labelled()
     if len(frames) < LEAST_FRAMES:
         return []
-    energy, force = np.empty(len(frames)), np.empty(len(frames))
-    for k, (frame, p) in enumerate(zip(frames, committee.predict(frames, mean=True), strict=True)):
-        if frame.labels is None:
-            continue
-        energy[k] = (p.energy[0] - frame.labels.energy) / frame.n_atoms
-        force[k] = np.linalg.norm(p.forces[0] - frame.labels.forces, axis=1).max()
+    off = np.array([_errors(frame, p, committee) for frame, p in zip(frames, committee.predict(frames), strict=True)])
+    energy, force, energy_doubt, force_doubt = off.T
+    if not held_out:
+        energy_doubt, force_doubt = np.zeros((2, len(frames)))
     scales = committee.about.get("train", {})
     of_energy = max(OUTLYING * _width(energy), 10 * float(scales.get("energy_scale", 0.004)))
     of_force = max(np.median(force) + OUTLYING * _width(force), 10 * float(scales.get("force_scale", 0.05)))
+    by_energy = np.abs(energy - np.median(energy)) > np.maximum(of_energy, OUTLYING * energy_doubt)
+    by_force = force > np.maximum(of_force, OUTLYING * force_doubt)
     found = []
-    for k, frame in enumerate(frames):
+    for k in np.flatnonzero(by_energy | by_force):
         wrong = []
-        if abs(energy[k] - np.median(energy)) > of_energy:
+        if by_energy[k]:
             wrong.append(f"its energy is {1e3 * energy[k]:+.0f} meV/atom from what its neighbours say")
-        if force[k] > of_force:
+        if by_force[k]:
             wrong.append(f"a force is {force[k]:.2f} eV/Å from what its neighbours say")
-        if wrong:
-            found.append(
-                {
-                    "frame": frame.key,
-                    "index": k,
-                    "energy_error": 1e3 * float(energy[k]),
-                    "force_error": float(force[k]),
-                    "reason": ", and ".join(wrong),
-                }
-            )
+        found.append(
+            {
+                "frame": frames[int(k)].key,
+                "index": int(k),
+                "energy_error": 1e3 * float(energy[k]),
+                "force_error": float(force[k]),
+                "reason": ", and ".join(wrong) + (" (held out)" if held_out else ""),
+            }
+        )
     return found
+
+
+def _errors(frame: Frame, p: Prediction, committee: Committee) -> tuple[float, float, float, float]:
+    """Return errors of energy, eV/atom, and of the worst atom's force, eV/Å, and what was expected of either."""
+    if frame.labels is None:
+        return 0.0, 0.0, 0.0, 0.0
+    one = committee.members < 2
+    energy = (float(p.energy.mean()) - frame.labels.energy) / frame.n_atoms
+    force = float(np.linalg.norm(p.forces.mean(0) - frame.labels.forces, axis=1).max())
+    energy_doubt = 0.0 if one else committee.energy_calibration * float(p.energy.std(ddof=1)) / frame.n_atoms
+    return energy, force, energy_doubt, 0.0 if one else committee.calibration * float(force_spread(p).max())
 
 
 def _width(x: Array) -> float:

@@ -106,10 +106,14 @@ def train(
     return committee
 
 
+BEYOND = 12.0  # times the usual ratio of error to spread; a frame beyond has a wrong label
+
+
 def calibration(committee: Committee, held_out: Dataset) -> tuple[float, float]:
     """Return the factors that turn spreads of force and energy into expected errors, as root mean squares over frames.
 
-    With one member there is no spread, and the factors are 1.
+    Frames whose error is more than ``BEYOND`` times what the others' say of their spread have no part, because one
+    wrong label would spoil every expectation. With one member there is no spread, and the factors are 1.
     """
     frames = held_out.only_labelled()
     if committee.members < 2:
@@ -126,5 +130,8 @@ def calibration(committee: Committee, held_out: Dataset) -> tuple[float, float]:
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> float:
-    error, spread = np.mean(pairs, axis=0)
-    return float(np.sqrt(error / spread)) if spread > 0 else 1.0
+    """Return the root of mean squared error over mean squared spread, without frames that are far from the others."""
+    error, spread = np.array(pairs, dtype=np.float64).T
+    ratio = error / np.maximum(spread, np.finfo(float).tiny)
+    usual = ratio <= BEYOND**2 * np.median(ratio)
+    return float(np.sqrt(error[usual].mean() / spread[usual].mean())) if spread[usual].sum() > 0 else 1.0

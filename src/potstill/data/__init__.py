@@ -1,6 +1,14 @@
 """Frames, labels and datasets, and their way in and out of structure files."""
 
-from potstill.data.files import LabelKeys, detect_label_keys, read_frames, read_pool, structure_files, write_atomic
+from potstill.data.files import (
+    Draw,
+    LabelKeys,
+    detect_label_keys,
+    read_frames,
+    read_pool,
+    structure_files,
+    write_atomic,
+)
 from potstill.data.frames import VOIGT, Array, Dataset, Failure, Frame, Labels, Origin, sum_to, tensor, voigt
 from potstill.data.sketch import sketch
 
@@ -8,6 +16,7 @@ __all__ = [
     "VOIGT",
     "Array",
     "Dataset",
+    "Draw",
     "Failure",
     "Frame",
     "LabelKeys",

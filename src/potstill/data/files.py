@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import heapq
 import io
 import lzma
 import math
@@ -328,8 +329,58 @@ def structure_files(source: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def read_pool(source: str | os.PathLike[str]) -> tuple[list[Frame], str]:
+@dataclass(frozen=True)
+class Draw:
+    """How much of a pool is kept in memory.
+
+    Attributes
+    ----------
+    whole : int
+        Atoms up to which all frames are kept.
+    atoms : int
+        Atoms of the frames that are drawn at random from a larger pool.
+    seed : int
+        Decides which.
+    """
+
+    whole: int
+    atoms: int
+    seed: int
+
+
+class _Kept:
+    """Frames as they come: all of them, or once these are too many a random draw, each as likely as any other."""
+
+    def __init__(self, draw: Draw | None) -> None:
+        self._draw, self._limit = draw, draw.whole if draw else 0
+        self._rng = np.random.default_rng([draw.seed, 7] if draw else 0)
+        self._frames: list[tuple[float, int, Frame]] = []  # a heap, the largest lot first, if anything is drawn
+        self.n_atoms = self.n_seen = 0
+
+    def add(self, frame: Frame) -> None:
+        """Take a frame in; the largest lots leave where there is no room."""
+        heapq.heappush(self._frames, (-self._rng.random(), self.n_seen, frame))
+        self.n_seen += 1
+        self.n_atoms += frame.n_atoms
+        if self._draw and self.n_atoms > self._limit:
+            self._limit = self._draw.atoms
+            while self.n_atoms > self._limit and len(self._frames) > 1:
+                self.n_atoms -= heapq.heappop(self._frames)[2].n_atoms
+
+    def frames(self) -> list[Frame]:
+        """Return what is kept, in the order of files and frames."""
+        return [frame for _, _, frame in sorted(self._frames, key=lambda item: item[1])]
+
+
+def read_pool(source: str | os.PathLike[str], draw: Draw | None = None) -> tuple[list[Frame], str]:
     """Read all structure files that a name stands for; see :func:`structure_files` and :func:`read_frames`.
+
+    Parameters
+    ----------
+    source : path
+        A file, a folder or a pattern.
+    draw : Draw | None
+        How much is kept of a large pool; all of it where this is not given.
 
     Returns
     -------
@@ -339,17 +390,21 @@ def read_pool(source: str | os.PathLike[str]) -> tuple[list[Frame], str]:
         What was used of them.
     """
     paths = structure_files(source)
-    if len(paths) == 1:
-        alone, keys = read_frames(paths[0])
-        return alone, str(keys)
     root = Path(os.path.commonpath([p.parent for p in paths]))
-    frames: list[Frame] = []
+    kept = _Kept(draw)
     told: dict[str, str] = {}
     for path in paths:
-        found, keys = read_frames(path, name=path.relative_to(root).as_posix())
-        frames.extend(found)
+        keys = LabelKeys()
+        for frame, so_far in _frames(path, path.name if len(paths) == 1 else path.relative_to(root).as_posix()):
+            kept.add(frame)
+            keys = so_far
         told.setdefault(str(keys), path.name)
-    return frames, f"{len(paths)} files; " + "; ".join(f"{name} and the like: {keys}" for keys, name in told.items())
+    frames = kept.frames()
+    drawn = f"{len(frames):,} of {kept.n_seen:,} frames, drawn at random; " if len(frames) < kept.n_seen else ""
+    if len(paths) == 1:
+        return frames, drawn + next(iter(told))
+    like = "; ".join(f"{name} and the like: {keys}" for keys, name in told.items())
+    return frames, f"{drawn}{len(paths)} files; {like}"
 
 
 def read_frames(path: str | os.PathLike[str], *, name: str | None = None) -> tuple[list[Frame], LabelKeys]:
@@ -373,15 +428,23 @@ def read_frames(path: str | os.PathLike[str], *, name: str | None = None) -> tup
         If the file is missing, empty or broken: the message names file, frame and line.
     """
     path = Path(path)
+    frames, keys = [], LabelKeys()
+    for frame, so_far in _frames(path, name or path.name):
+        frames.append(frame)
+        keys = so_far
+    return frames, keys
+
+
+def _frames(path: Path, name: str) -> Iterator[tuple[Frame, LabelKeys]]:
+    """Yield the frames of a file, each with what labels were called so far."""
     if not path.is_file():
         raise DataError(f"Expected a structure file at {path}, but there is none.")
-    frames: list[Frame] = []
     keys: LabelKeys | None = None
     index = 0
     try:
         for atoms in _iterate(path):
             keys = noticed(atoms, keys)
-            frames.append(to_frame(atoms, keys, path.name, f"{name or path.name}#{index // BLOCK}", index))
+            yield to_frame(atoms, keys, path.name, f"{name}#{index // BLOCK}", index), keys
             index += 1
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:  # a compressed file that is cut off, or none
         raise DataError(f"{path}, frame {index} (counted from 0): the file could not be read: {error}.") from None
@@ -389,7 +452,6 @@ def read_frames(path: str | os.PathLike[str], *, name: str | None = None) -> tup
         raise DataError(f"{path}, frame {index} (counted from 0): {error}") from None
     if keys is None:
         raise DataError(f"{path} holds no structure.")
-    return frames, keys
 
 
 _COMPRESSED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}

@@ -18,7 +18,7 @@ import numpy as np
 from potstill import crystals
 from potstill.data import Dataset, Frame
 from potstill.errors import ConvergenceError, DataError
-from potstill.generate import Exclusion, generate
+from potstill.generate import MOST_ATOMS, Exclusion, generate
 from potstill.model import Committee, FrameFeatures
 from potstill.selecting.linear import Information, greedy
 from potstill.store import digest, read_json, write_json
@@ -133,6 +133,8 @@ class Beside:
         energy = [float(p.energy[0]) / f.n_atoms for p, f in zip(committee.predict(left, mean=True), left, strict=True)]
         floor = float(committee.predict([self.ground], mean=True)[0].energy[0]) / self.ground.n_atoms
         left = left.take(np.flatnonzero(np.array(energy) < floor + DEAREST))
+        if not len(left):
+            return Dataset()
         A = features.equations(list(left)).astype(np.float64)
         ground = features.energy_equation(self.ground)
         targets = [
@@ -143,6 +145,25 @@ class Beside:
             M.add(a.astype(np.float64))
         indices, _ = most_telling(A, n, np.array(targets), M)
         return left.take(indices)
+
+
+def tests_among(frames: Sequence[Frame], names: Sequence[str]) -> dict[str, int]:
+    """Return how many of some frames are a structure of the verdict, by name; of small periodic cells of one metal.
+
+    A potential that learnt from such a frame is not judged by something new, whoever chose it.
+    """
+    small = [f for f in frames if f.volume is not None and f.n_atoms <= MOST_ATOMS]
+    elements = {symbol for f in small for symbol in f.atoms.get_chemical_symbols()}
+    if len(elements) != 1:
+        return {}
+    (element,) = elements
+    lattice = crystals.ground_state(element)
+    structures = crystals.verdict_structures(lattice, element, crystals.atomic_volume(element), names)
+    structures.pop(lattice)
+    matcher = Exclusion(structures)
+    for frame in small:
+        matcher.match(frame.atoms)
+    return {name: n for name, n in matcher.kept_out.items() if n}
 
 
 def rest_volume(committee: Committee, some: Dataset) -> float:

@@ -15,7 +15,7 @@ from potstill.checks import reliability
 from potstill.checks.errors import parity, summarise
 from potstill.config import Config
 from potstill.data import Dataset, Failure, Frame
-from potstill.distilling.beside import Beside, rest_volume
+from potstill.distilling.beside import Beside, rest_volume, tests_among
 from potstill.distilling.stopping import band, of_frames, reason_to_stop
 from potstill.errors import DataError
 from potstill.labelling import Labelled
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 WHITENING_FRAMES = 1000  # frames that the metric of the features is measured on
 MAX_FAILED_SHARE = 0.5
+NOTHING_NEW = "the pool has no more frames that repeat none"
 Row = dict[str, Any]
 
 
@@ -269,25 +270,29 @@ class _Loop:
         sizes = [s for s in d.sizes if s < budget] + [budget] if d.sizes else round_sizes(d.initial, d.growth, budget)
         committee, curve, stopped = None, [], "the budget is spent"
         for number, size in enumerate(sizes):
-            committee, row = self.round(number, size, size == sizes[-1], committee)
-            curve.append(row)
-            watch(row, committee, self.known)
-            doubtful = [name for name, found in (row["quick"] or {}).items() if not found["passed"]]
-            reason = reason_to_stop([r["frames"] for r in curve], d, doubtful)
-            if reason and size != sizes[-1]:
+            made = self.round(number, size, size == sizes[-1], committee)
+            if made is not None:
+                committee, row = made
+                curve.append(row)
+                watch(row, committee, self.known)
+            doubtful = [name for name, found in (curve[-1]["quick"] or {}).items() if not found["passed"]]
+            reason = NOTHING_NEW if made is None else reason_to_stop([r["frames"] for r in curve], d, doubtful)
+            if reason and (size != sizes[-1] or made is None):
                 stopped = reason
-                if row["steps"] < self._full(self.known):
+                if curve[-1]["steps"] < self._full(self.known):
                     committee, curve[-1] = self.learn(number, self.known, self._full(self.known))
                 break
         if committee is None:
             raise DataError("Distilling made no round: the budget is empty.")
         self.tell(f"distil: stopped, because {stopped}")
-        strange = outliers(committee, self.known)
+        strange = [*outliers(committee, self.known), *outliers(committee, self.holdout, held_out=True)]
         for found in strange:
             self.tell(f"distil: a label that nothing explains: {found['frame']}: {found['reason']}")
         if strange and d.drop_outliers:
             gone = {found["frame"] for found in strange}
-            self.known = Dataset(f for f in self.known if f.key not in gone)
+            self.known, self.holdout = (
+                Dataset(f for f in data if f.key not in gone) for data in (self.known, self.holdout)
+            )
             self.tell(f"distil: {len(gone)} labels are left out, and training is done again")
             committee, curve[-1] = self.learn(len(sizes), self.known, self._full(self.known))
         return Distilled(
@@ -302,14 +307,22 @@ class _Loop:
             {
                 "n_near_duplicates": self.n_repeats,
                 "kept_out": curve[-1]["kept_out"],
+                "tests_in_pool": self._tests_in_pool(),
             },
             self._drawn(curve) if d.baseline and len(self.holdout) else [],
         )
 
-    def round(self, number: int, size: int, last: bool, committee: Committee | None) -> tuple[Committee, Row]:
-        """Choose, label, train, judge; or read back what an earlier run did."""
+    def round(self, number: int, size: int, last: bool, committee: Committee | None) -> tuple[Committee, Row] | None:
+        """Choose, label, train, judge, or read back what an earlier run did; None where nothing is left to choose."""
         self.trail = digest([self.trail, number, size])
         chosen = self._choose(number, size, committee)
+        if not len(chosen):
+            if committee is None:
+                raise DataError(
+                    f"All {len(self.pool)} frames to learn from repeat the {len(self.holdout)} held-out ones within "
+                    "rounding, so no model could be judged. Give other frames, or another hold-out."
+                )
+            return None
         self.asked = self.asked | chosen
         got = self.labeller(list(chosen))
         self.failures.extend(got.failures)
@@ -405,30 +418,40 @@ class _Loop:
                 self.tell(f"distil: round {number}: {len(extra)} generated frames for {', '.join(failed)}")
         n -= len(extra)
         left = self._candidates(number, n)
+        n = min(n, len(left))
         describer: Describer = self.features if committee is None else committee.sharing(self.features)
         self.tell(f"distil: round {number}: choosing {n} of {len(left)} frames by {self.selector.name}")
         rng = np.random.default_rng([self.settings.seed, 3, number])
-        selection = checked(self.selector.select(left, n, known=self.known, committee=describer, rng=rng), left, n)
-        chosen = left.take(selection.indices) | extra
-        scores = [float(s) for s in np.nan_to_num(selection.scores, posinf=0.0)]
+        chosen, scores = extra, []
+        if n:
+            selection = checked(self.selector.select(left, n, known=self.known, committee=describer, rng=rng), left, n)
+            chosen = left.take(selection.indices) | extra
+            scores = [float(s) for s in np.nan_to_num(selection.scores, posinf=0.0)]
+        if not len(chosen):
+            return chosen
         about = {"keys": chosen.keys, "scores": scores, "n_repeats": self.n_repeats}
         write_json(file.with_name("chosen.json"), about)
         chosen.save(file)
         return chosen
 
     def _candidates(self, number: int, n: int) -> Dataset:
-        """Return those frames of the pool that this round looks at."""
+        """Return those frames of the pool that this round looks at: none that repeats a known or held-out one."""
         left = self.pool.without(self.asked)
         cap = max(self.settings.distil.candidates, n)
         if len(left) > cap:
             rng = np.random.default_rng([self.settings.seed, 6, number])
             left = left.take(np.sort(rng.permutation(len(left))[:cap]))
-        repeats = near_duplicates(left, self.features, known=self.asked)
+        repeats = near_duplicates(left, self.features, known=self.asked | self.holdout)
         self.n_repeats = len(repeats)
-        if len(repeats) and len(left) - len(repeats) >= n:
-            self.tell(f"distil: {len(repeats)} frames repeat others within rounding and are left out")
-            return left.without(repeats)
-        return left
+        if len(repeats):
+            fewer = f"; only {len(left) - len(repeats)} are left" if len(left) - len(repeats) < n else ""
+            self.tell(f"distil: {len(repeats)} frames repeat others within rounding and are left out{fewer}")
+        return left.without(repeats)
+
+    def _tests_in_pool(self) -> dict[str, int]:
+        """Return how many of the pool's labelled frames are a structure of the verdict, by its name."""
+        mine = [f for f in self.known if f.origin.kind != "generated"]
+        return tests_among(mine, self.settings.validate_.polymorphs)
 
     def _pool_only(self) -> Committee | None:
         """Train on those frames only that are of the pool, so that both claims can be judged."""

@@ -128,7 +128,7 @@ def farthest_streamed(X: F32, n: int, known: Array) -> tuple[NDArray[np.intp], A
     chosen, distances = np.empty(n, dtype=np.intp), np.empty(n)
     for k in range(n):
         if k == 0 and not len(known):
-            mean = np.mean([X[rows].mean(0, dtype=np.float64) for rows in _rows(len(X))], axis=0).astype(np.float32)
+            mean = (sum(X[rows].sum(0, dtype=np.float64) for rows in _rows(len(X))) / len(X)).astype(np.float32)
             off = np.full(len(X), np.inf, dtype=np.float32)
             _approach(X, squares, mean, off)
             i = int(np.argmin(off))

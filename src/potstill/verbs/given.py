@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from potstill.config import Config, apply_overrides, load_config, parse_config
-from potstill.data import Dataset, Frame, read_pool, structure_files
+from potstill.data import Dataset, Draw, Frame, read_pool, structure_files
 from potstill.data.files import BLOCK, noticed, to_frame
 from potstill.errors import DataError
 from potstill.protocols import Potential
@@ -22,6 +22,7 @@ Structures = str | Path | Dataset | Sequence["Atoms"] | Sequence[Frame]
 
 STREAMED = 500 * 2**20  # bytes of structure files that are not read into memory at once
 LARGE = f"more than {STREAMED // 2**20} MB"
+WHOLE_ATOMS = 8_000_000  # as many as 500 MB of plain text hold; files of another format are drawn from beyond
 DRAWN_ATOMS = 1_600_000  # in the part of such a pool that is distilled: 50,000 frames of 32, ten rounds' candidates
 
 
@@ -82,7 +83,8 @@ def read(source: Structures, tell: Tell = silent, thin: int | None = None) -> Da
     tell : callable
         Gets lines of progress.
     thin : int | None
-        Seed of a draw from files over 500 MB; without it all of them is read.
+        Seed of a draw from large pools: plain extended XYZ over 500 MB, or as many atoms in another format or
+        compressed; without it all of them is read.
 
     Raises
     ------
@@ -102,7 +104,7 @@ def read(source: Structures, tell: Tell = silent, thin: int | None = None) -> Da
         data = index.draw(DRAWN_ATOMS, seed=thin)
         tell(f"read: {source}: {len(data):,} of {len(index):,} frames, drawn at random, since they are {LARGE}")
         return data
-    frames, keys = read_pool(source)
+    frames, keys = read_pool(source, None if thin is None else Draw(WHOLE_ATOMS, DRAWN_ATOMS, thin))
     data = Dataset(frames)
     tell(f"read: {source}: {len(data)} frames of {'-'.join(data.elements)}; {keys}")
     if data.n_repeated:

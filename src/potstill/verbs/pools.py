@@ -29,6 +29,8 @@ from potstill.verbs.given import (
     size_of,
 )
 
+MOST = 50_000  # frames that a selector other than random and fps looks at: it keeps 25 kB of each, or compares them all
+
 
 @dataclass(frozen=True, repr=False)
 class Pool:
@@ -166,23 +168,29 @@ def select(
     if isinstance(pool, (str, Path)):
         files = structure_files(pool)
         if stream if stream is not None else size_of(files) > STREAMED:
+            if model is not None:
+                raise ConfigError(
+                    f"A pool of {LARGE} is not read into memory (nor is one with --stream), and its own frames "
+                    "describe it, not a model. Leave --model out, or choose with it from what was chosen."
+                )
             return _streamed(files, n, Path(folder or f"{pool}.run"), selector, have, seed, tell)
-    return _whole(
-        read(pool, tell), n, selector, model, have, seed, pool if isinstance(pool, (str, Path)) else "the pool"
-    )
+    left = read(pool, tell).without(have)
+    if not len(left):
+        name = pool if isinstance(pool, (str, Path)) else "the pool"
+        raise DataError(f"Every frame of {name} is known already: nothing is left to choose from.")
+    if selector not in ("random", "fps") and len(left) > max(MOST, n):
+        tell(f"select: {max(MOST, n):,} of {len(left):,} frames, drawn at random, are looked at by {selector}")
+        some = np.random.default_rng([seed, 7]).permutation(len(left))[: max(MOST, n)]
+        left = left.take(np.sort(some))
+    return _whole(left, n, selector, model, have, seed)
 
 
-def _whole(
-    candidates: Dataset, n: int, selector: str, model: str | Path | None, have: Dataset, seed: int, name: str | Path
-) -> Dataset:
+def _whole(left: Dataset, n: int, selector: str, model: str | Path | None, have: Dataset, seed: int) -> Dataset:
     from potstill.backends import load_model
     from potstill.selecting import checked
     from potstill.selecting import selector as by_name
     from potstill.training import descriptor_for
 
-    left = candidates.without(have)
-    if not len(left):
-        raise DataError(f"Every frame of {name} is known already: nothing is left to choose from.")
     chooser = by_name(selector)
     if model is None and selector in ("committee", "last-layer"):
         raise ConfigError(f"The selector '{selector}' needs a trained model: give --model DIR, or use potstill.")
@@ -190,7 +198,7 @@ def _whole(
     if model is not None:
         describer = load_model(Path(model))
     else:
-        descriptor = descriptor_for((candidates | have).elements, ModelConfig())
+        descriptor = descriptor_for((left | have).elements, ModelConfig())
         describer = FrameFeatures(descriptor, Whitening.fit(descriptor, left[:: max(1, len(left) // 1000)]))
     rng = np.random.default_rng(seed)
     found = checked(chooser.select(left, min(n, len(left)), known=have, committee=describer, rng=rng), left, n)
@@ -210,9 +218,15 @@ def _streamed(files: list[Path], n: int, folder: Path, selector: str, have: Data
     index = FrameIndex.of(files)
     tell(f"select: {len(index):,} frames of {int(index.n_atoms.sum()):,} atoms, read as they are needed")
     if selector == "random":
-        chosen = np.random.default_rng(seed).permutation(len(index))[:n]
+        order = np.random.default_rng(seed).permutation(len(index))
     else:
         settings = ModelConfig()
         features = StreamedFeatures(index, folder, lambda e: descriptor_for(e, settings), tell=tell)
-        chosen, _ = farthest_streamed(features.vectors(), n, features.describe(list(have)))
-    return Dataset(index.whole(chosen))
+        order, _ = farthest_streamed(features.vectors(), n + len(have), features.describe(list(have)))
+    chosen, at = Dataset(), 0
+    while len(chosen) < n and at < len(order):  # what is known already, or twice in the pool, does not count
+        more = Dataset(index.whole(order[at : at + n - len(chosen)])).without(have)
+        at, chosen = at + n - len(chosen), chosen | more
+    if not len(chosen):
+        raise DataError("Every frame of the pool is known already: nothing is left to choose from.")
+    return chosen
