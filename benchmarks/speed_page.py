@@ -13,6 +13,7 @@ from typing import Any
 
 from common import HERE
 from distil_page import markdown, source
+from endtoend import fewest
 
 PAGE, README = HERE.parent / "docs" / "speed.md", HERE.parent / "README.md"
 HEAD = """# Speed, measured
@@ -136,6 +137,13 @@ def efficiency() -> str:
     return markdown(heads, lines) + SPLIT.format(seconds=row["seconds"], better=better)
 
 
+COSTS = """
+Labels are those that are learnt and those to judge by. What the reference relaxes and measures for the card is beside
+them, a crystal or a check each, and its time is in the verdict's. Ladder and random frames to compare with are left
+out; the potential of the pool alone cannot be, and its seconds are in the others'.
+"""
+
+
 def endtoend() -> str:
     """Return what a verdict costs from nothing."""
     told = kept("endtoend")
@@ -145,23 +153,29 @@ def endtoend() -> str:
         "from nothing",
         "labels",
         "learnt",
+        "crystals and checks by the reference",
         "s",
+        "of these for the pool alone",
         "CPU-hours",
+        "of these for the verdict",
         "MD steps",
         "meV/atom",
         "meV/Å",
         "pass",
         "near",
+        "outside",
         "fail",
     ]
     lines = []
     for r in told["rows"]:
         hours = sum(r["cpu_seconds"].values()) / 3600
-        cells = [f"`{r['command']}`", str(r["labels"]), str(r["learnt"]), f"{r['seconds']:,.0f}", f"{hours:.2f}"]
+        cells = [f"`{r['command']}`", str(r["labels"]), str(r["learnt"]), str(sum(r["by_reference"].values()))]
+        cells += [f"{r['seconds']:,.0f}", f"{r['pool_alone_seconds']:,.0f}"]
+        cells += [f"{hours:.2f}", f"{r['cpu_seconds']['validate'] / 3600:.2f}"]
         cells += [f"{r['md_steps']:,}", f"{r['energy']:.2f}", f"{r['forces']:.1f}"]
-        failed = f"{len(r['failed'])}: {', '.join(r['failed'])}" if r["failed"] else "0"
-        lines.append([*cells, str(r["results"].get("pass", 0)), str(r["results"].get("near", 0)), failed])
-    return markdown(heads, lines)
+        named = [f"{len(r[k])}: {', '.join(r[k])}" if r[k] else "0" for k in ("outside", "failed")]
+        lines.append([*cells, str(r["results"].get("pass", 0)), str(r["results"].get("near", 0)), *named])
+    return "\n".join([markdown(heads, lines), *fewest(told["rows"])]) + "\n" + COSTS
 
 
 def coverage() -> str:
