@@ -24,6 +24,8 @@ Ratios are within one run. Machines differ more than programs do, so compare wit
 
 
 NAMES = {  # of the programs' rows, for readers
+    "ASE NPT": "ASE's NPT (Martyna–Tobias–Klein), LAMMPS's calculator",
+    "ASE Langevin": "ASE's Langevin at constant volume, LAMMPS's calculator",
     "compiled, structure-factor": "biased, tabulated embedded atoms, structure factor",
     "compiled, q6": "biased, tabulated embedded atoms, Q₆",
     "LAMMPS, compiled callback": "biased, any LAMMPS pair style",
