@@ -5,14 +5,17 @@
     python benchmarks/distil.py second      default, random and leverage on niobium
     python benchmarks/distil.py default     the default with generated frames; table has it without
     python benchmarks/distil.py dft         half of the DFT frames of Zuo et al., chosen, against all of them
-    python benchmarks/distil.py scale       10,000 to 1,000,000 frames to 1,000: seconds and memory
-    python benchmarks/distil.py rivals      50 and 200 of 5,000 frames by us, QUESTS, maml and apax: seconds, coverage,
-                                            errors
+    python benchmarks/distil.py scale       1,000 to 1,000,000 frames to 1,000 at most: seconds and memory
+    python benchmarks/distil.py rivals      25 to 200 of 5,000 frames by us, QUESTS, maml and apax, three seeds:
+                                            seconds, coverage, errors
+    python benchmarks/distil.py rivals-scale
+                                            100 of 1,000 to 100,000 frames by us, QUESTS and maml: seconds
 
-Models are trained to convergence, 4,000 steps, at every size (the whole pool: 16,000). A path (one selector, one seed,
-all sizes) that has ended is kept in results/, which is part of the repository: what is there is printed and not walked
-again, so delete the file to begin anew. Paths under way, and the pools, are in runs/bench/. ``--selectors``,
-``--budgets`` and ``--seeds`` narrow a table.
+Models are trained to convergence, 4,000 steps, at every size (the whole pool: 16,000; beside rivals 2,000, so that an
+hour is enough). A path (one selector, one seed, all sizes) that has ended is kept in results/, which is part of the
+repository: what is there is printed and not walked again, so delete the file to begin anew. Paths under way, and the
+pools, are in runs/bench/. ``--selectors``, ``--budgets`` and ``--seeds`` narrow a table; ``--sizes`` names the pools of
+the two parts that have several.
 """
 
 from __future__ import annotations
@@ -44,6 +47,11 @@ NICKEL, NIOBIUM = "lammps:NiAlH_jea.eam.alloy", "lammps:Nb.uf3"
 BUDGETS = "10,25,50,100,200,400"
 STEPS = 4_000  # at 1,200, 400 labels are no better than 100, and the networks' noise hides what was chosen
 RESULTS = HERE / "results"
+LARGE = {
+    "scale": (selecting.scale, [1_000, 10_000, 100_000, 1_000_000]),
+    "rivals-scale": (selecting.rivals_scale, [1_000, 10_000, 100_000]),
+}
+PARTS = ("table", "whole", "second", "default", "dft", "rivals", *LARGE)
 
 
 def potstill(*words: object) -> None:
@@ -146,15 +154,19 @@ def dft(given: argparse.Namespace) -> None:
 def main() -> None:
     """Serve the command line."""
     parser = argparse.ArgumentParser(description="Which selector to trust, and what the default reaches.")
-    parser.add_argument("part", choices=["table", "whole", "second", "default", "dft", "scale", "rivals"])
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--selectors", default="", help="Names with commas between, other than the part's own.")
     parser.add_argument("--budgets", default=BUDGETS)
     parser.add_argument("--seeds", default="5")
     parser.add_argument("--workers", type=int, default=0, help="Processes; 0: one a core.")
-    parser.add_argument("--sizes", default="10000,100000,1000000", help="Pools of scale.")
+    parser.add_argument("--sizes", default="", help="Pools of scale and rivals-scale.")
     given = parser.parse_args()
-    if given.part == "scale":
-        selecting.scale([int(n) for n in given.sizes.split(",")])
+    if given.part in LARGE:
+        act, sizes = LARGE[given.part]
+        act([int(n) for n in given.sizes.split(",")] if given.sizes else sizes)
+        return
+    if given.part == "rivals":
+        selecting.rivals(*pool("Ni", NICKEL, 20_000, "800:3500", "fcc")[:2])
         return
     announce(f"distil {given.part}")
     if given.part == "dft":
@@ -162,9 +174,7 @@ def main() -> None:
         return
     nickel = partial(pool, "Ni", NICKEL, 20_000, "800:3500", "fcc")
     niobium = partial(pool, "Nb", NIOBIUM, 4_000, "1200:4500", "bcc")
-    if given.part == "rivals":
-        selecting.rivals(*nickel()[:2])
-    elif given.part == "table":
+    if given.part == "table":
         contest("ni", nickel, given, ",".join(SELECTORS), reference=NICKEL, element="Ni")
     elif given.part == "whole":
         files = nickel()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from potstill.comparing import BREADTH, MEASURES, table
+from potstill.comparing import BREADTH, MEASURES, _mean, table
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "selectors.md"
@@ -50,13 +50,29 @@ PARTS = {  # what each file of results is
     ),
 }
 
-OTHERS = """Of 5,000 frames, seconds from file to choice. Entropy and diversity are by QUESTS' own descriptor and
+OTHERS = """Of 5,000 frames, seconds from file to choice; for maml with those that reading and describing took us, for
+apax with those that its network learnt from the first frames. Entropy and diversity are by QUESTS' own descriptor and
 kernel, and so is the share of the pool's atoms whose surroundings it knows from the choice, which rewards the ordinary;
 the distance is the 99th percentile, by our descriptors, from the pool's surroundings to the nearest chosen one. Errors
-are those of a potential that learnt from the choice, on frames of other walkers.
+are those of a potential that learnt from the choice in {steps} steps, on frames of other walkers. Where no seed decides
+a choice, it is made once, and only errors have a band.
 """
-SCALE = """1,000 frames of 32 nickel atoms by farthest points from pools of `potstill sample`, descriptors included.
+SCALE = """Frames of 32 nickel atoms by farthest points from pools of `potstill sample`, descriptors included: 1,000 of
+them, or a tenth of a smaller pool.
 """
+LARGE = """Seconds of a choice from the first frames of such pools, each program by itself.
+"""
+DEFAULT, RANDOM = "potstill potstill", "potstill random"
+SEEN = {  # what is measured of a choice: head, digits, whether more is better
+    "seconds": ("seconds", 1, False),
+    "diversity": ("diversity, nats", 3, True),
+    "entropy": ("entropy, nats", 3, True),
+    "covered": ("covered", 3, True),
+    "farthest": ("distance", 2, False),
+    "energy": ("energy, meV/atom", 2, False),
+    "forces": ("forces, meV/Å", 1, False),
+    "p99": ("99th percentile", 1, False),
+}
 
 
 def rows_of(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -109,20 +125,99 @@ def outside(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown(heads, lines)
 
 
-def others(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return what each program chose of the same pool, and in which time."""
-    heads = {"seconds": ("seconds", 1), "diversity": ("diversity, nats", 3), "entropy": ("entropy, nats", 3)}
-    heads |= {"covered": ("covered", 3), "farthest": ("distance", 2)}
-    heads |= {"energy": ("energy, meV/atom", 2), "forces": ("forces, meV/Å", 1), "p99": ("99th percentile", 1)}
-    heads = {k: v for k, v in heads.items() if any(k in row for row in rows)}
+Row = Mapping[str, Any]
+
+
+def band(rows: Sequence[Row], key: str) -> tuple[float, float] | None:
+    """Return mean and half width over seeds; no width where all say the same, as of a choice that no seed decides."""
+    values = [row[key] for row in rows if key in row and "failed" not in row]
+    if not values:
+        return None
+    return (values[0], 0.0) if len(set(values)) == 1 else _mean(values)
+
+
+def grouped(rows: Sequence[Row]) -> dict[tuple[int, str], list[Row]]:
+    """Return the rows of each size and way, sizes rising; an earlier form of the results had one size and one seed."""
+    found: dict[tuple[int, str], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row.get("n", 200)):
+        found.setdefault((row.get("n", 200), row["who"]), []).append(row)
+    return found
+
+
+def others(rows: Sequence[Row]) -> str:
+    """Return what each program chose of the same pool and in which time, and where a rival is better."""
+    heads = {k: head for k, (head, _, _) in SEEN.items() if any(k in row for row in rows)}
     lines = []
-    for row in rows:
-        who = [str(row.get("n", 200)), row["who"]]
-        if "failed" in row:
-            lines.append([*who, str(row["failed"])[:80], *["–"] * (len(heads) - 1)])
-        else:
-            lines.append(who + [f"{row[k]:.{d}f}" if k in row else "–" for k, (_, d) in heads.items()])
-    return markdown(["frames", "chosen by", *(head for head, _ in heads.values())], lines)
+    for (n, who), mine in grouped(rows).items():
+        good = [row for row in mine if "failed" not in row]
+        line = [str(n), who, str(len(good))]
+        if not good:
+            lines.append([*line, str(mine[0]["failed"])[:80], *["–"] * (len(heads) - 1)])
+            continue
+        for key in heads:
+            found = band(good, key)
+            line.append("–" if found is None else pm(found, SEEN[key][1], 2 if found[1] else 1))
+        lines.append(line)
+    told = markdown(["frames", "chosen by", "seeds", *heads.values()], lines)
+    for what, mine in (
+        ("our default", [DEFAULT]),
+        ("the best of ours, random apart", _ours(rows)),
+    ):
+        if any(row["who"] in mine for row in rows):
+            told += f"\n{better(rows, what, mine)}\n"
+    return told
+
+
+def _ours(rows: Sequence[Row]) -> list[str]:
+    """Return our selectors that look; random is the fastest without."""
+    return sorted({row["who"] for row in rows if row["who"].startswith("potstill ")} - {RANDOM})
+
+
+def better(rows: Sequence[Row], what: str, mine: Sequence[str], by: str = "frames chosen") -> str:
+    """Name the rivals whose means are better than ours, and at which sizes."""
+    bands = {k: {key: band(group, key) for key in SEEN} for k, group in grouped(rows).items()}
+    rivals = list(dict.fromkeys(who for _, who in bands if not who.startswith("potstill ")))
+    sizes = list(dict.fromkeys(n for n, _ in bands))
+    told = []
+    for key, (head, _, _) in SEEN.items():
+        if not any(found[key] for found in bands.values()):
+            continue
+        named = [(who, [w for n in sizes if (w := _ahead(bands, n, who, mine, key))]) for who in rivals]
+        told.append(f"{head}: {'; '.join(' '.join([who, 'at', ', '.join(at)]) for who, at in named if at) or 'none'}")
+    return (
+        f"Rivals whose mean is better than that of {what}, by {by}, in brackets where the bands overlap. "
+        f"{'. '.join(f'{sentence[0].upper()}{sentence[1:]}' for sentence in told)}."
+    )
+
+
+def _ahead(bands: Mapping[tuple[int, str], Row], n: int, who: str, mine: Sequence[str], key: str) -> str:
+    """Return the size if a rival is better there than the best of ours, in brackets if that may be chance."""
+    sign = 1.0 if SEEN[key][2] else -1.0
+    theirs = bands.get((n, who), {}).get(key)
+    ours = [found for name in mine if (found := bands.get((n, name), {}).get(key))]
+    if not theirs:
+        return ""
+    if not ours:  # they failed, or nobody has measured it
+        failed = any((n, name) in bands and not bands[n, name]["seconds"] for name in mine)
+        return f"{n:,}" if failed else ""
+    best = max(ours, key=lambda found: sign * found[0])
+    gap = sign * (theirs[0] - best[0])
+    return "" if gap <= 0 else f"{n:,}" if gap > theirs[1] + best[1] else f"({n:,})"
+
+
+def large(rows: Sequence[Row]) -> str:
+    """Return seconds by the size of the pool, a row a program, and where a rival is faster."""
+    sizes = sorted({row["frames"] for row in rows})
+    lines = []
+    for who in dict.fromkeys(row["who"] for row in rows):
+        mine = {row["frames"]: row for row in rows if row["who"] == who}
+        told = [mine.get(n, {}) for n in sizes]
+        lines.append(
+            [who, *(f"{r['seconds']:.1f}" if "seconds" in r else str(r.get("failed", "–"))[:80] for r in told)]
+        )
+    heads = ["chosen by", *(f"of {n:,} frames, s" for n in sizes)]
+    same = [{**row, "n": row["frames"]} for row in rows]
+    return f"{markdown(heads, lines)}\n{better(same, 'ours', _ours(rows), 'frames of the pool')}\n"
 
 
 def scale(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -158,11 +253,13 @@ def page() -> str:
     for name, head, sentence, told_of in (
         ("distil-rivals", "Beside QUESTS and maml", OTHERS, others),
         ("distil-scale", "Large pools", SCALE, scale),
+        ("distil-rivals-scale", "Large pools beside QUESTS and maml", LARGE, large),
     ):
         file = HERE / "results" / f"{name}.json"
         if file.is_file():
             kept = json.loads(file.read_text(encoding="utf-8"))
-            told += [f"## {head}\n", sentence, told_of(kept["rows"]), source(f"distil.py {name[7:]}", kept)]
+            told += [f"## {head}\n", sentence.format(steps=f"{kept.get('steps', 4_000):,}"), told_of(kept["rows"])]
+            told.append(source(f"distil.py {name[7:]}", kept))
     return "\n".join([HEAD.format(steps=f"{steps:,}"), *told])
 
 

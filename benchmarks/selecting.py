@@ -1,9 +1,16 @@
 """Choosing from large pools, and beside QUESTS, maml and apax: parts of distil.py.
 
-``scale``: up to 1,000,000 frames of 32 nickel atoms, made by several runs of ``potstill sample``, to 1,000 by farthest
-points; descriptors included, time and the memory of all processes together. ``rivals``: 50 and 200 of 5,000 frames by
-each, seconds from the file to the choice, judged by QUESTS' own entropy and coverage, which no selector of ours uses,
-by our own descriptors, and by a potential that learnt from the choice.
+``scale``: up to 1,000,000 frames of 32 nickel atoms, made by several runs of ``potstill sample``, to 1,000 (of smaller
+pools a tenth) by farthest points; descriptors included, time and the memory of all processes together.
+
+``rivals``: 25, 50, 100 and 200 of 5,000 frames by each, seconds from the file to the choice, judged by QUESTS' own
+entropy and coverage, which no selector of ours uses, by our own descriptors, and by a potential that learnt from the
+choice. Three seeds decide what a way draws, and every training. All of it should take an hour on two cores: hence four
+selectors of ours, 2,000 steps at each size (half of what the tables have), 500 frames to judge by, and coverage of a
+fifth of the pool. Choices are kept in runs/bench/ and rows in results/, each as it ends. A row that says why something
+failed stays, unless it was not installed.
+
+``rivals-scale``: 100 of 1,000, 10,000 and 100,000 frames by QUESTS, maml and us, where each ends within five minutes.
 """
 
 from __future__ import annotations
@@ -16,28 +23,41 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import HERE, RUNS, announce, keep
+from distil_page import large, others
 
 from potstill import Dataset
 from potstill.checks import errors_on
 from potstill.config import ModelConfig, TrainConfig
+from potstill.engine import each
+from potstill.errors import PotstillError
 from potstill.model import FrameFeatures, Whitening
 from potstill.model.features import nearest
-from potstill.selecting import selector
+from potstill.store import digest, read_json, write_json
 from potstill.training import descriptor_for, full_steps, train
 
 EAM = "lammps:NiAlH_jea.eam.alloy"
 PER_RUN = 100_000  # frames of one sampling
 STRIDE = 20  # MD steps between frames: close ones, since their number is what counts here
 CHOSEN = 1_000
-POOL, FEW = 5_000, (50, 200)  # of the comparison
-STEPS = 4_000  # of its trainings
-OURS = ("random", "fps", "cover", "entropy", "direct", "leverage", "potstill")
-FIRST, LEARNING = 25, 60  # frames that apax's network learns from before it chooses the others, and for how long, s
+POOL, SIZES, SEEDS = 5_000, (25, 50, 100, 200), (1, 2, 3)  # of the comparison
+STEPS = 2_000  # of its trainings
+JUDGED = 500  # frames of other walkers
+OURS = ("random", "fps", "cover", "potstill")
+FIRST, LEARNING = 25, 60  # frames, at most half, that apax's network learns from before it chooses the others; s
+LIMIT, LARGE_LIMIT = 900.0, 300.0  # s that a choice may take, and one from a large pool
+LARGE_CHOSEN = 100
+MEMORY = 12 * 2**30  # bytes that a program may hold: others use the machine's memory too
+ABSENT = "not installed"
 
 
 def _tree() -> float:
@@ -98,6 +118,12 @@ def _pool(n: int) -> list[Path]:
     return files
 
 
+def _copy(file: Path, target: Path, n: int) -> None:
+    """Copy the first frames of 32 atoms."""
+    with file.open() as source, target.open("w") as out:
+        out.writelines(line for _, line in zip(range(34 * n), source, strict=False))
+
+
 def scale(sizes: list[int]) -> None:
     """Print seconds and memory by pool size."""
     about = announce("distil scale")
@@ -113,146 +139,309 @@ def scale(sizes: list[int]) -> None:
             if n >= PER_RUN:
                 target.symlink_to(file)
             else:
-                with file.open() as source, target.open("w") as out:
-                    out.writelines(line for _, line in zip(range(34 * n), source, strict=False))
+                _copy(file, target, n)
         out = RUNS / "distil-scale" / f"few-{n}.extxyz"
         vectors = out.with_name(out.name + ".run")
         for old in vectors.iterdir() if vectors.is_dir() else ():
             old.unlink()
-        words = ["select", str(folder), "-n", str(CHOSEN), "--selector", "fps", "--stream", "--out", str(out)]
+        few = min(CHOSEN, n // 10)
+        words = ["select", str(folder), "-n", str(few), "--selector", "fps", "--stream", "--out", str(out)]
         seconds, cpu, peak = watched([sys.executable, "-m", "potstill.cli", *words])
-        rows.append({"frames": n, "seconds": seconds, "cpu_seconds": cpu, "peak_gib": peak})
+        rows.append({"frames": n, "chosen": few, "seconds": seconds, "cpu_seconds": cpu, "peak_gib": peak})
         print(f"{n:9,d} {seconds:8.1f} {cpu:8.1f} {1e3 * seconds / n:10.2f} {peak:9.2f}", flush=True)
     keep("distil-scale", about, rows)
 
 
+@dataclass(frozen=True)
+class Way:
+    """A way to choose.
+
+    Attributes
+    ----------
+    who : str
+        What it is called in tables.
+    venv : str
+        The virtual environment of its library; empty for ours.
+    method : str
+        What the library calls it.
+    drawn : bool
+        Whether a seed decides what is chosen.
+    """
+
+    who: str
+    venv: str
+    method: str
+    drawn: bool = False
+
+
+WAYS = (
+    *(Way(f"potstill {name}", "", name, name in {"random", "potstill"}) for name in OURS),
+    Way("maml DIRECT, our vectors", "maml", "direct"),
+    Way("QUESTS msc", "quests", "msc"),
+    Way("QUESTS fps", "quests", "fps"),
+    Way("apax last layer", "apax", "ll_grad", drawn=True),
+)
+LARGE = tuple(way for way in WAYS if way.who == "potstill fps" or way.venv in {"maml", "quests"})
+
+
 def _python(venv: str) -> Path | None:
-    path = HERE / ".venvs" / venv / "bin" / "python"
+    path = HERE / ".venvs" / venv / "bin" / "python" if venv else Path(sys.executable)
     return path if path.is_file() else None
 
 
-def _answers(python: Path, program: str, *words: str) -> list[dict[str, Any]]:
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Let programs that start within it hold so much memory."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _answers(venv: str, program: str, *words: str | Path, limit: float = LIMIT) -> list[dict[str, Any]]:
+    """Return a program's lines of JSON; that it is absent, failed or took too long is the last line."""
+    if (python := _python(venv)) is None:
+        return [{"failed": ABSENT}]
     cores = str(len(os.sched_getaffinity(0)))
-    command = [str(python), str(HERE / "rivals" / program), *words, "--threads", cores]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a program of this folder
+    command = [str(python), str(HERE / program), *map(str, words), "--threads", cores]
+    try:
+        with _bounded():
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        return [{"failed": f"took longer than {limit:.0f} s"}]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        return [{"failed": said[-1][:200] if said else f"ended with status {done.returncode}"}]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        found.append({"failed": said[-1][:200] if said else f"ended with status {done.returncode}"})
+    return found or [{"failed": "said nothing"}]
+
+
+class Chooser:
+    """Choices from one pool, each kept in a folder as it ends.
+
+    Parameters
+    ----------
+    pool : Dataset
+        Labelled where apax is to learn from it.
+    folder : path
+        Choices are kept in a part of it that is this pool's own.
+    limit : float
+        s that a program may take.
+    """
+
+    def __init__(self, pool: Dataset, folder: Path, limit: float) -> None:
+        self.pool, self.limit = pool, limit
+        self.folder = folder / digest(pool.keys)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = self.folder / "pool.extxyz"
+        if not self.file.is_file():
+            pool.without_labels().save(self.file)
+        self._failed: dict[Path, dict[str, Any]] = {}
+
+    def place(self, way: Way, n: int, seed: int) -> Path:
+        """Return where a choice is kept, one for all seeds where none decides it."""
+        return self.folder / f"{way.venv or 'potstill'}-{way.method}-{n}-{seed if way.drawn else 0}.json"
+
+    def choose(self, way: Way, n: int, seed: int) -> dict[str, Any]:
+        """Return ``seconds`` and ``chosen``, or why it ``failed``; a failure is not kept on disk."""
+        place = self.place(way, n, seed)
+        if place.is_file():
+            return dict(read_json(place))
+        if place not in self._failed:
+            by = {"": self._potstill, "maml": self._maml, "quests": self._quests, "apax": self._apax}[way.venv]
+            found = by(way.method, n, seed)
+            if "failed" not in found:
+                write_json(place, found)
+                return found
+            self._failed[place] = found
+        return self._failed[place]
+
+    def _potstill(self, method: str, n: int, seed: int) -> dict[str, Any]:
+        words = ["--pool", self.file, "--n", str(n), "--selector", method, "--seed", str(seed)]
+        return _answers("", "ours_select.py", "select", *words, limit=self.limit)[-1]
+
+    def _quests(self, method: str, n: int, seed: int) -> dict[str, Any]:
+        del seed
+        words = ["--pool", self.file, "--n", str(n), "--method", method]
+        return _answers("quests", "rivals/quests_.py", "select", *words, limit=self.limit)[-1]
+
+    def _maml(self, method: str, n: int, seed: int) -> dict[str, Any]:
+        """Let maml choose by our vectors; reading and describing count, and no choice of ours."""
+        del method, seed
+        if _python("maml") is None:
+            return {"failed": ABSENT}
+        vectors, told = self.folder / "vectors.npy", self.folder / "vectors.json"
+        if not told.is_file():
+            made = _answers("", "ours_select.py", "vectors", "--pool", self.file, "--out", vectors, limit=self.limit)
+            if "failed" in made[-1]:
+                return made[-1]
+            write_json(told, made[-1])
+        spent = float(read_json(told)["seconds"])
+        words = ["--vectors", vectors, "--n", str(n)]
+        found = _answers("maml", "rivals/maml_.py", "select", *words, limit=max(1.0, self.limit - spent))[-1]
+        return found if "failed" in found else {**found, "seconds": found["seconds"] + spent}
+
+    def _apax(self, method: str, n: int, seed: int) -> dict[str, Any]:
+        """Train apax's network on a few frames by chance, let it choose the others; the seconds are of both."""
+        del method
+        if _python("apax") is None:
+            return {"failed": ABSENT}
+        rng = np.random.default_rng(seed)
+        first = sorted(rng.choice(len(self.pool), min(FIRST, n // 2), replace=False).tolist())
+        known = self.folder / f"first-{len(first)}-{seed}.extxyz"
+        model = known.with_name(f"apax-{len(first)}-{seed}")
+        if not (trained := model / "trained").is_file():
+            self.pool.take(first).save(known)
+            shutil.rmtree(model, ignore_errors=True)
+            words = ["--data", known, "--test", known, "--seconds", str(LEARNING), "--option", f"seed={seed}"]
+            found = _answers("apax", "rivals/apax_.py", "train", *words, "--out", model)
+            if "failed" in found[-1]:
+                return found[-1]
+            trained.touch()
+        words = ["--model", model, "--known", known, "--pool", self.file, "--n", str(n - len(first))]
+        found = _answers("apax", "rivals/apax_select.py", *words, limit=self.limit)
+        if "failed" in found[-1]:
+            return found[-1]
+        return {"seconds": found[-1]["seconds"] + LEARNING, "chosen": first + found[-1]["chosen"]}
+
+
+class Kept:
+    """Rows of a file of results, written whenever one is put.
+
+    Parameters
+    ----------
+    name : str
+        Of the file.
+    about : mapping
+        Where and when.
+    key : sequence of str
+        What tells rows apart; rows without it, of an earlier form of the file, are let go.
+    """
+
+    def __init__(self, name: str, about: Mapping[str, Any], key: Sequence[str]) -> None:
+        self.about, self.key = about, key
+        self.file = HERE / "results" / f"{name}.json"
+        rows = read_json(self.file)["rows"] if self.file.is_file() else []
+        self.rows: list[dict[str, Any]] = [row for row in rows if all(k in row for k in key)]
+
+    def done(self, *key: Any) -> bool:
+        """Whether there is such a row; what was not installed is tried again, another failure stays."""
+        return any(self._of(row) == key and row.get("failed") != ABSENT for row in self.rows)
+
+    def put(self, row: dict[str, Any]) -> None:
+        """Keep a row in place of an earlier one."""
+        self.rows = [r for r in self.rows if self._of(r) != self._of(row)] + [row]
+        self.write()
+
+    def write(self) -> None:
+        """Write all."""
+        write_json(self.file, {**self.about, "rows": self.rows})
+
+    def _of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(row[k] for k in self.key)
 
 
 def rivals(source: Path, test: Path) -> None:
-    """Print seconds, how much each choice covers, and what is learnt from it."""
-    about = announce("distil rivals")
-    folder = RUNS / "distil-rivals"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Keep and print seconds, what is learnt from each choice, and how much it covers."""
     labelled = Dataset.load(source)
     labelled = Dataset(labelled[:: max(1, len(labelled) // POOL)])[:POOL]
-    pool, holdout, file = labelled.without_labels(), Dataset.load(test), folder / "pool.extxyz"
-    pool.save(file)
-    rows: list[dict[str, Any]] = []
-    for n in FEW:
-        mine: list[dict[str, Any]] = []
-        vectors = _ours(file, folder, n, mine)
-        if (python := _python("maml")) is not None:
-            (answer,) = _answers(python, "maml_.py", "select", "--vectors", str(folder / "vectors.npy"), "--n", str(n))
-            if "seconds" in answer:
-                answer["seconds"] += vectors
-            mine.append({"who": "maml DIRECT, our vectors", **answer})
-        if (quests := _python("quests")) is not None:
-            for method in ("msc", "fps"):
-                words = ["--pool", str(file), "--n", str(n), "--method", method]
-                mine.append({"who": f"QUESTS {method}", **_answers(quests, "quests_.py", "select", *words)[0]})
-        if (python := _python("apax")) is not None:
-            mine.append({"who": "apax last layer", **_by_apax(python, labelled, file, folder, n)})
-        if quests is not None:
-            _judge(quests, file, folder, mine)
-        _cover(pool, mine)
-        rows += [{"n": n, **row} for row in mine]
-    heads = {
-        "seconds": 1,
-        "entropy": 3,
-        "diversity": 3,
-        "covered": 3,
-        "farthest": 2,
-        "energy": 2,
-        "forces": 1,
-        "p99": 1,
-    }
-    print(f"{'':26s} {'frames':>7s} " + " ".join(f"{head:>9s}" for head in heads))
-    for row in rows:
-        if "failed" in row:
-            print(f"{row['who']:26s} failed: {row['failed']}")
+    chooser = Chooser(labelled, RUNS / "distil-rivals", LIMIT)
+    kept = Kept("distil-rivals", {**announce("distil rivals"), "steps": STEPS}, ("who", "n", "seed"))
+    tasks = []
+    for seed, n, way in product(SEEDS, SIZES, WAYS):
+        if kept.done(way.who, n, seed):
             continue
-        _learn(labelled.take(row["chosen"]), holdout, row)
-        told = " ".join(f"{row[k]:9.{d}f}" if k in row else f"{'–':>9s}" for k, d in heads.items())
-        print(f"{row['who']:26s} {row['n']:7d} {told}", flush=True)
-    keep("distil-rivals", about, [{k: v for k, v in row.items() if k != "chosen"} for row in rows])
+        row = {"who": way.who, "n": n, "seed": seed}
+        found = chooser.choose(way, n, seed)
+        print(f"{way.who}, {n} frames, seed {seed}: {found.get('failed') or round(found['seconds'], 1)}", flush=True)
+        if "failed" in found:
+            kept.put({**row, "failed": found["failed"]})
+        else:
+            tasks.append(({**row, "seconds": found["seconds"]}, labelled.take(found["chosen"])))
+    work = partial(_learn, test=test)
+    for (row, _), errors in each(work, tasks, crash=lambda _task: {"failed": "the worker that learnt from it died"}):
+        kept.put({**row, **errors})
+    order = [way.who for way in WAYS]
+    kept.rows.sort(key=lambda row: (row["n"], order.index(row["who"]) if row["who"] in order else -1, row["seed"]))
+    kept.write()
+    judge(chooser, kept)
+    print(others(kept.rows))
+    print(f"every number: {kept.file}")
 
 
-def _learn(data: Dataset, holdout: Dataset, row: dict[str, Any]) -> None:
-    """Add the errors, on frames of other walkers, of a potential that learnt from a choice."""
+@cache
+def _holdout(test: Path) -> Dataset:
+    """Return evenly many frames of other walkers."""
+    frames = Dataset.load(test)
+    return Dataset(frames[:: max(1, len(frames) // JUDGED)])[:JUDGED]
+
+
+def _learn(task: tuple[dict[str, Any], Dataset], *, test: Path) -> dict[str, Any]:
+    """Return the errors, on frames of other walkers, of a potential that learnt from a choice."""
+    row, data = task
     settings = TrainConfig()
     settings = settings.model_copy(update={"steps": round(STEPS * settings.steps / full_steps(settings, len(data)))})
-    errors = errors_on(train(data, ModelConfig(), settings, seed=1), holdout)
-    row["energy"] = errors.energy_rmse_mev_per_atom
-    row["forces"] = 1e3 * errors.force_rmse_ev_per_angstrom
-    row["p99"] = 1e3 * errors.force_p99
+    try:
+        errors = errors_on(train(data, ModelConfig(), settings, seed=row["seed"]), _holdout(test))
+    except (PotstillError, ArithmeticError, ValueError, RuntimeError) as error:
+        return {"failed": f"{type(error).__name__}: {error}"[:200]}
+    return {
+        "energy": errors.energy_rmse_mev_per_atom,
+        "forces": 1e3 * errors.force_rmse_ev_per_angstrom,
+        "p99": 1e3 * errors.force_p99,
+    }
 
 
-def _ours(file: Path, folder: Path, n: int, rows: list[dict[str, Any]]) -> float:
-    """Choose by our selectors, each from the file on; return the seconds that one vector a frame takes."""
-    spent = 0.0
-    for name in OURS:
-        began = time.perf_counter()
-        pool = Dataset.load(file)
-        descriptor = descriptor_for(pool.elements, ModelConfig())
-        features = FrameFeatures(descriptor, Whitening.fit(descriptor, pool[::5]))
-        rng = np.random.default_rng(1)
-        found = selector(name).select(pool, n, known=Dataset(), committee=features, rng=rng)
-        seconds = time.perf_counter() - began
-        rows.append({"who": f"potstill {name}", "seconds": seconds, "chosen": found.indices.tolist()})
-        if name == "fps":
-            spent = seconds
-            np.save(folder / "vectors.npy", features.describe(list(pool)), allow_pickle=False)
-    return spent
+def judge(chooser: Chooser, kept: Kept) -> None:
+    """Add what each choice covers, by our descriptors and by QUESTS; where QUESTS fails, its measures alone lack."""
+    ways = {way.who: way for way in WAYS}
+    good = [row for row in kept.rows if row["who"] in ways and "failed" not in row]
+    rows_of: dict[Path, list[dict[str, Any]]] = {}
+    for row in good:
+        place = chooser.place(ways[row["who"]], row["n"], row["seed"])
+        if place.is_file() and not {"farthest", "entropy"} <= row.keys():
+            rows_of.setdefault(place, []).append(row)
+    if not rows_of:
+        return
+    for place, far in _farthest(chooser.pool, list(rows_of)):
+        for row in rows_of[place]:
+            row["farthest"] = far
+    kept.write()
+    found = _answers("quests", "rivals/quests_.py", "judge", "--pool", chooser.file, "--chosen", *rows_of, limit=3600)
+    for answer in found:
+        for row in rows_of.get(Path(answer.get("file", "")), []):
+            row.update({k: v for k, v in answer.items() if k != "file"})
+    kept.write()
+    if "failed" in found[-1]:
+        print(f"QUESTS does not judge: {found[-1]['failed']}")
 
 
-def _by_apax(python: Path, labelled: Dataset, file: Path, folder: Path, n: int) -> dict[str, Any]:
-    """Train apax's network on a first few frames by chance, and let it choose the others; the seconds are of both."""
-    first = sorted(np.random.default_rng(1).choice(len(labelled), FIRST, replace=False).tolist())
-    known, model = folder / "first.extxyz", folder / "apax"
-    labelled.take(first).save(known)
-    shutil.rmtree(model, ignore_errors=True)
-    words = ["--data", str(known), "--test", str(known), "--seconds", str(LEARNING), "--out", str(model)]
-    trained = _answers(python, "apax_.py", "train", *words)
-    if "failed" in trained[-1]:
-        return trained[-1]
-    words = ["--model", str(model), "--known", str(known), "--pool", str(file), "--n", str(n - FIRST)]
-    (answer,) = _answers(python, "apax_select.py", *words)
-    if "seconds" in answer:
-        answer = {"seconds": answer["seconds"] + LEARNING, "chosen": first + answer["chosen"]}
-    return answer
-
-
-def _judge(python: Path, file: Path, folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Let QUESTS say what it sees in every choice."""
-    good = [row for row in rows if "chosen" in row]
-    names = []
-    for k, row in enumerate(good):
-        names.append(str(folder / f"chosen-{k}.json"))
-        Path(names[-1]).write_text(json.dumps(row["chosen"]), encoding="utf-8")
-    found = _answers(python, "quests_.py", "judge", "--pool", str(file), "--chosen", *names)
-    for row, answer in zip(good, found, strict=False):
-        row.update({k: v for k, v in answer.items() if k != "file"})
-
-
-def _cover(pool: Dataset, rows: list[dict[str, Any]]) -> None:
-    """Add the 99th percentile of the distance from the pool's atoms to the nearest chosen one, by our descriptors."""
+def _farthest(pool: Dataset, places: Sequence[Path]) -> Iterator[tuple[Path, float]]:
+    """Yield the 99th percentile of the distance from the pool's atoms to the nearest chosen one, by our descriptors."""
     descriptor = descriptor_for(pool.elements, ModelConfig())
     features = FrameFeatures(descriptor, Whitening.fit(descriptor, pool[::5]))
     atoms = np.concatenate(features.surroundings(list(pool[::5]))).astype(float)
-    for row in rows:
-        if "chosen" in row:
-            x = np.concatenate(features.surroundings(list(pool.take(row["chosen"])))).astype(float)
-            row["farthest"] = float(np.percentile(nearest(atoms, x), 99))
+    for place in places:
+        x = np.concatenate(features.surroundings(list(pool.take(read_json(place)["chosen"])))).astype(float)
+        yield place, float(np.percentile(nearest(atoms, x), 99))
+
+
+def rivals_scale(sizes: Sequence[int]) -> None:
+    """Keep and print the seconds of a choice by the size of the pool."""
+    kept = Kept("distil-rivals-scale", announce("distil rivals-scale"), ("who", "frames"))
+    for n in sizes:
+        left = [way for way in LARGE if not kept.done(way.who, n)]
+        if not left:
+            continue
+        first = RUNS / "distil-scale" / f"first-{n}.extxyz"
+        if not first.is_file():
+            _copy(_pool(n)[0], first, n)
+        chooser = Chooser(Dataset.load(first), RUNS / "distil-rivals", LARGE_LIMIT)
+        for way in left:
+            found = {k: v for k, v in chooser.choose(way, LARGE_CHOSEN, 1).items() if k != "chosen"}
+            kept.put({"who": way.who, "frames": n, "chosen": LARGE_CHOSEN, **found})
+            print(f"{way.who}, {n:,} frames: {found.get('failed') or round(found['seconds'], 1)}", flush=True)
+    print(large(kept.rows))
+    print(f"every number: {kept.file}")

@@ -3,7 +3,7 @@
     PYTHON maml_.py select --vectors POOL.npy --n 200 --threads 2
 
 Its own encoder is a pretrained network whose weights are a download, so it is given one vector a frame: the time that
-potstill took to make them is added by the caller. Prints a line of JSON.
+potstill took to read and describe is added by the caller. Prints a line of JSON.
 """
 
 from __future__ import annotations
