@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import HERE, source
 
 from potstill.comparing import BREADTH, MEASURES, _mean, table
 
-HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "selectors.md"
 HEAD = """# Selectors, measured
 
@@ -227,12 +226,6 @@ def scale(rows: Sequence[Mapping[str, Any]]) -> str:
         told = f"{r['frames']:,} {r['seconds']:.1f} {r['cpu_seconds']:.1f} {1e3 * r['seconds'] / r['frames']:.2f}"
         lines.append([*told.split(), f"{r['peak_gib']:.2f}"])
     return markdown(["frames", "seconds", "CPU seconds", "ms a frame", "memory of all processes, GiB"], lines)
-
-
-def source(command: str, about: Mapping[str, Any]) -> str:
-    """Say what printed a table, when and where."""
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items() if k != "platform")
-    return f"`python benchmarks/{command}`, {about['date']}, {about['machine']}; {versions}.\n"
 
 
 def page() -> str:

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common import HERE
-from distil_page import markdown, source
+from common import HERE, source
+from distil_page import markdown
 from endtoend import fewest
 
 PAGE, README = HERE.parent / "docs" / "speed.md", HERE.parent / "README.md"
