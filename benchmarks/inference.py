@@ -21,7 +21,7 @@ from typing import Any
 
 from ase.build import bulk
 from ase.io import write
-from common import RIVALS, RUNS, TEST, TRAIN_100, Program, absent, announce, keep, momt, ours, run
+from common import ABSENT, RIVALS, RUNS, TEST, TRAIN_100, Program, absent, announce, keep, momt, ours, own_versions, run
 
 LATTICE = 3.52  # Å
 REPEATS = {
@@ -52,33 +52,43 @@ def crystal(n_atoms: int) -> Path:
     return path
 
 
-def model(program: Program, test: Path) -> Path:
-    """Return the folder of a model for timing; train it where it is not there."""
+def model(program: Program, test: Path) -> tuple[Path, str | None]:
+    """Return the folder of a model for timing, and why there is none; train it where it is not there."""
     kind = "-".join([program.file.removesuffix(".py"), *(v for k, v in program.options.items() if k != "also")])
     folder = RUNS / "timed" / kind.replace("/", "-")
+    failed = None
     if not (folder / "done").is_file():
         options = {k: v for k, v in program.options.items() if k != "also"}
         if program.file == "ours.py":
             options["steps"] = STEPS
         quick = Program(program.name, program.python, program.file, options)
         words = ["--data", TRAIN_100, "--test", test, "--seconds", TRAINING, "--out", folder]
-        said = run(quick, "train", *words)
-        failed = next((line["failed"] for line in said if "failed" in line), None)
-        if failed:
-            print(f"{program.name}: its training failed: {failed}")
-        else:
+        failed = next((line["failed"] for line in run(quick, "train", *words) if "failed" in line), None)
+        if failed is None:
             (folder / "done").touch()
-    return folder
+    return folder, failed if failed in (None, ABSENT) else f"its training failed: {failed}"
 
 
 def measure(program: Program, n_atoms: int, seconds: float, test: Path) -> Row:
     """Return the times of one size of one model."""
+    who = {"name": program.name, "atoms": n_atoms}
     words = ["--structure", crystal(n_atoms), "--seconds", seconds]
     if program is not EAM:
-        words += ["--model", model(program, test)]
+        folder, failed = model(program, test)
+        if failed:
+            return {**who, "failed": failed}
+        words += ["--model", folder]
     lines = run(program, "infer", *words, limit=LIMIT)
-    found = [line for line in lines if "us_per_atom" in line or "failed" in line]
-    return {**found[-1], "name": program.name, "atoms": n_atoms} if found else {"failed": "said nothing"}
+    found = [line for line in lines if "us_per_atom" in line or "failed" in line] or [{"failed": "said nothing"}]
+    versions = [{"versions": line["versions"]} for line in lines if "versions" in line]
+    return {**found[-1], **who, **(versions[0] if versions else {})}
+
+
+def examine(program: Program) -> object:
+    """Return the deviations of a model's forces and stress from finite differences, or why there are none."""
+    folder, failed = model(program, TEST)
+    said = [] if failed else run(program, "check", "--model", folder, "--structure", TEST)
+    return failed or [line.get("check") or line.get("failed") for line in said][-1]
 
 
 HEAD = f"{'atoms':>8s}  {'':30s} {'µs/atom':>9s} {'ratio':>7s} {'first call':>11s} {'very first, s':>13s} {'MiB':>6s}"
@@ -100,17 +110,18 @@ def show(row: Row, base: Row | None) -> None:
 
 
 def table(programs: list[Program], sizes: list[int], seconds: float, test: Path) -> Iterator[Row]:
-    """Measure and print, size by size; a model that failed at a size is not asked for more."""
+    """Measure and print, size by size; a model that failed at a size is not asked for more, and its rows say so."""
     print(f"{HEAD}", flush=True)
-    lost: set[str] = set()
+    lost: dict[str, str] = {}
     for n in sizes:
         base = None
         for program in programs:
             if program.name in lost:
+                yield {"name": program.name, "atoms": n, "failed": lost[program.name]}
                 continue
             row = measure(program, n, seconds, test)
             if "failed" in row:
-                lost.add(program.name)
+                lost[program.name] = ABSENT if row["failed"] == ABSENT else f"not tried after {n:,} atoms"
             base = base or (row if "failed" not in row else None)
             show(row, base)
             yield row
@@ -130,20 +141,22 @@ def main() -> None:
     parts = parts or ({"ours", "eam"} if given.quick else {"ours", "eam", "rivals"})
     about = announce("inference")
     momt()
-    kinds = {"ours": OURS, "eam": (EAM,), "rivals": tuple(p for p in RIVALS if p.there)}
+    kinds = {"ours": OURS, "eam": (EAM,), "rivals": RIVALS}
     if parts & {"rivals", "check"}:
         absent()
     if "check" in parts:
         for program in (*OURS, *kinds["rivals"]):
-            words = ["--model", model(program, TEST), "--structure", TEST]
-            print(program.name, [line.get("check") or line.get("failed") for line in run(program, "check", *words)][-1])
+            print(program.name, examine(program))
         parts -= {"check"}
     if not parts:
         return
     sizes, seconds = ([32, 256], 1.0) if given.quick else (sorted(given.atoms), given.seconds)
     print("one core; a step of MD with its neighbour list; ratios are to the first row of a size")
     programs = [p for kind in ("ours", "eam", "rivals") if kind in parts for p in kinds[kind]]
-    keep("inference", about, list(table(programs, sizes, seconds, TEST)), quick=given.quick)
+    rows = list(table(programs, sizes, seconds, TEST))
+    for own in own_versions(rows):
+        print(own)
+    keep("inference", about, rows, quick=given.quick)
 
 
 if __name__ == "__main__":

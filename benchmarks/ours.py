@@ -1,9 +1,10 @@
 """potstill by its public interface, on the same yardstick as the libraries in rivals/. See rivals/harness.py.
 
-``--option members=4 steps=4000`` are the training's; ``infer --option also=force_spread`` asks for the members'
-disagreement too. A training's time holds everything from the frames to the saved model: descriptors, their Jacobians,
-the ridge start, the steps. Before the clock starts, two frames go through once, because numba keeps machine code on
-disk and makes it once an installation.
+``--option members=4`` and ``--option steps=4000`` are the training's, which takes as many steps as ``potstill train``
+does where none are given; ``infer --option also=force_spread`` asks for the members' disagreement too. A training's
+time holds everything from the frames to the saved model: descriptors, their Jacobians, the ridge start, the steps.
+Before the clock starts, two frames go through once, because numba keeps machine code on disk and makes it once an
+installation.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ase.calculators.calculator import Calculator
 
 from potstill import Committee, Dataset
 from potstill.config import ModelConfig, TrainConfig
-from potstill.training import train
+from potstill.training import full_steps, train
 
 
 class Potstill:
@@ -38,9 +39,12 @@ class Potstill:
         train(Dataset.load(data)[:2], ModelConfig(), TrainConfig(steps=1), seed=1)
         clock.start()
         frames = Dataset.load(data)
-        committee = train(frames, ModelConfig(), TrainConfig(**settings), seed=int(options.get("seed", "1")))
+        how = TrainConfig(**settings)
+        if "steps" not in options:
+            how = how.model_copy(update={"steps": full_steps(how, len(frames))})
+        committee = train(frames, ModelConfig(), how, seed=int(options.get("seed", "1")))
         committee.save(out)
-        clock.judge(committee.calculator(), frames=len(frames))
+        clock.judge(committee.calculator(), frames=len(frames), steps=how.steps)
 
     def calculator(self, model: Path, options: Mapping[str, str], *, double: bool) -> Calculator:  # noqa: ARG002
         """Return the committee's calculator, which has one precision."""

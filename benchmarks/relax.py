@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from ase.io import read, write
-from common import EAM, HERE, RUNS, SHARED, announce, keep
+from common import ABSENT, EAM, HERE, RUNS, SHARED, announce, keep, own_versions, source
 from distil_page import markdown
 
 KEPT = HERE / "results"
@@ -115,29 +115,37 @@ def speed(model: Path, n: int) -> None:
         ("ASE one by one, FIRE", [python, __file__, "time", "FIRE"]),
         ("torch-sim, batched FIRE", [str(sim), str(HERE / "rivals" / "torch_sim_.py")]),
     ]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, words in ways:
-        if not Path(words[0]).is_file():
-            print(f"{name}: not installed (sh benchmarks/rivals.sh torch-sim)")
-            continue
-        done = subprocess.run(  # noqa: S603
-            [*words, "--model", str(model), "--file", str(file)], capture_output=True, text=True, check=False
-        )
-        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        if done.returncode or not lines:
-            print(f"{name}: {done.stderr.strip().splitlines()[-1:]}")
-            continue
-        rows.append({"name": name, **json.loads(lines[-1])})
-        first = rows[0]["energies"]
-        pairs = [(a, b) for a, b in zip(first, rows[-1]["energies"], strict=True) if a is not None and b is not None]
-        rows[-1]["alike"] = sum(1e3 * abs(a - b) < SHARE for a, b in pairs) / max(1, len(pairs))
-        r = rows[-1]
-        print(
-            f"{name:<38} {r['per_minute']:>8.0f} a minute, {r['converged']}/{r['n']} came to rest, "
-            f"{100 * r['alike']:.0f} % of them as the first row", flush=True,
-        )  # fmt: skip
-        kept = [{k: v for k, v in row.items() if k != "energies"} for row in rows]
-        keep("relax-speed", about, kept)
+        row = {"name": name, "n": n, **relaxed(words, model, file)}
+        rows.append(row)
+        if "failed" in row:
+            print(f"{name:<38} {row['failed']}", flush=True)
+        else:
+            first = next(r["energies"] for r in rows if "failed" not in r)
+            pairs = zip(first, row["energies"], strict=True)
+            both = [(a, b) for a, b in pairs if a is not None and b is not None]
+            row["alike"] = sum(1e3 * abs(a - b) < SHARE for a, b in both) / max(1, len(both))
+            print(
+                f"{name:<38} {row['per_minute']:>8.0f} a minute, {row['converged']}/{row['n']} came to rest, "
+                f"{100 * row['alike']:.0f} % of them as the first row", *own_versions([row]), flush=True,
+            )  # fmt: skip
+        kept = [{k: v for k, v in r.items() if k != "energies"} for r in rows]
+        keep("relax-speed", about, kept, by=("name", "n"))
+
+
+def relaxed(words: list[str], model: Path, file: Path) -> dict[str, Any]:
+    """Return what a program of its own says of its relaxations, or why it says nothing."""
+    if not Path(words[0]).is_file():
+        return {"failed": ABSENT}
+    done = subprocess.run(  # noqa: S603
+        [*words, "--model", str(model), "--file", str(file)], capture_output=True, text=True, check=False
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        return {"failed": (done.stderr.strip().splitlines() or ["said nothing"])[-1][:200]}
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found
 
 
 def trust(model: Path) -> None:
@@ -177,7 +185,7 @@ def trust(model: Path) -> None:
                 "seconds": time.perf_counter() - began,
             }
             print(about["strangers"])
-    keep("relax-trust", about, rows)
+    keep("relax-trust", about, rows, by=("set",))
 
 
 def page() -> None:
@@ -206,16 +214,18 @@ def page() -> None:
                 f"Without `--as`, {s['out_of_domain']} of MatterGen's {s['n']} are out of domain, told in "
                 f"{s['seconds']:.1f} s with the start of the program.\n"
             )
-        parts.append(f"`python benchmarks/relax.py trust`, {told['date']}, {told['machine']}.\n")
+        parts.append(source("relax.py trust", told))
     if (file := KEPT / "relax-speed.json").is_file():
         told = json.loads(file.read_text(encoding="utf-8"))
         lines = [
             [r["name"], f"{r['per_minute']:.0f}", f"{r['converged']} of {r['n']}", f"{100 * r['alike']:.0f} %"]
+            if "failed" not in r
+            else [r["name"], str(r["failed"])[:80], f"– of {r['n']}", "–"]
             for r in told["rows"]
         ]
         heads = ["program", "structures a minute", f"at rest in {STEPS} steps", "ended as the first row did"]
         parts.append(markdown(heads, lines))
-        parts.append(f"`python benchmarks/relax.py speed`, {told['date']}, {told['machine']}.\n")
+        parts.append(source("relax.py speed", told))
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]

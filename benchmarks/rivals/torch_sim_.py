@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def main() -> None:
                 "per_minute": 60 * len(energies) / seconds,
                 "n": len(energies),
                 "converged": int(rested.sum()),
+                "versions": {p: metadata.version(p) for p in ("torch-sim-atomistic", "torch")},
                 "energies": [e if r and np.isfinite(e) else None for e, r in zip(energies, rested, strict=True)],
             }
         )
