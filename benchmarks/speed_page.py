@@ -1,25 +1,29 @@
-"""Write docs/speed.md, and the README's tables of speed, from the kept results of the other benchmarks.
+"""Write docs/speed.md, and what other pages say of speed, from the kept results of the other benchmarks.
 
-python benchmarks/speed_page.py          write both
+python benchmarks/speed_page.py          write the page and its pictures, and fill in README.md and docs/sampling.md
 python benchmarks/speed_page.py -        print the page
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common import HERE, source
+import figures
+from common import ABSENT, HERE, source
 from distil_page import markdown
 from endtoend import fewest
 
-PAGE, README = HERE.parent / "docs" / "speed.md", HERE.parent / "README.md"
+DOCS, README = HERE.parent / "docs", HERE.parent / "README.md"
+PAGE, SAMPLING = DOCS / "speed.md", DOCS / "sampling.md"
 HEAD = """# Speed, measured
 
 Written by `python benchmarks/speed_page.py` from what the programs in `benchmarks/` keep; each table names its own.
-Ratios are within one run. Machines differ more than programs do, so compare within a table.
+Ratios are within one run. Machines differ more than programs do, so compare within a table. Below a table stands what
+is better than ours in it.
 """
 
 
@@ -44,6 +48,46 @@ def kept(name: str) -> dict[str, Any] | None:
     return found
 
 
+def ours(name: str) -> bool:
+    """Return whether a row is of one of our own programs."""
+    return name.startswith("potstill")
+
+
+def better(whom: str, mine: Mapping[str, float], others: Mapping[str, Mapping[str, float]]) -> str:
+    """Say who has less than ours in which measure; measures whose more is better come negative."""
+    told: dict[str, list[str]] = {}
+    for measure, value in mine.items():
+        names = [f"*{name}*" for name, found in others.items() if found.get(measure, math.inf) < value]
+        told.setdefault(", ".join(names) or "nothing", []).append(measure)
+    return f"Better than {whom}: {'; '.join(f'{who} {listed(what)}' for who, what in told.items())}."
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words with commas and an and."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def failures(rows: Sequence[Mapping[str, Any]], what: str, noun: str = "") -> str:
+    """Say what failed and what was not there; ``what`` is the key that tells rows of one program apart, in nouns."""
+    missing = dict.fromkeys(r["name"] for r in rows if r.get("failed") == ABSENT)
+    told = [f"Not installed where this was measured: {', '.join(missing)}."] if missing else []
+    for r in rows:
+        if "failed" in r and r["failed"] != ABSENT and not str(r["failed"]).startswith("not tried"):
+            of = f"{r[what]:,} {noun}" if noun else NAMES.get(r[what], r[what])
+            told.append(f"{r['name']} ({of}) failed: {reason(r)}.")
+    return "\n".join(told) + "\n" if told else ""
+
+
+def reason(row: Mapping[str, Any]) -> str:
+    """Return why a row failed, fit for a table."""
+    return "`" + str(row["failed"])[:80].replace("|", "/").replace("`", "'") + "`"
+
+
+def below(*sentences: str) -> str:
+    """Return what stands below a table, a paragraph each."""
+    return "".join(f"\n{sentence.strip()}\n" for sentence in sentences if sentence)
+
+
 def sampling() -> str:
     """Return steps a second, a row a path."""
     told = kept("sampling-speed")
@@ -60,7 +104,12 @@ def sampling() -> str:
             row = next(r for r in told["rows"] if r["atoms"] == n and r["name"] == name)
             cells += [f"{row['steps_per_second']:,.0f}", f"{row['ratio']:.2f}"]
         lines.append(cells)
-    return markdown(heads, lines)
+    slower = {
+        n: [f"*{NAMES.get(r['name'], r['name'])}*" for r in told["rows"] if r["atoms"] == n and r["ratio"] < 1.0]
+        for n in sizes
+    }
+    told_of = "; ".join(f"at {n} atoms {listed(names) if names else 'none'}" for n, names in slower.items())
+    return markdown(heads, lines) + below(f"Plain LAMMPS NPT is faster than: {told_of}.")
 
 
 def crossings() -> str:
@@ -74,21 +123,109 @@ def crossings() -> str:
     return markdown(["atoms", "ns, learning included", "crossings", "a CPU-hour"], lines)
 
 
-def training() -> str:
-    """Return what was learnt in which time."""
-    told = kept("training")
-    if told is None:
-        return ""
-    last: dict[tuple[str, str], Mapping[str, Any]] = {(r["name"], r["data"]): r for r in told["rows"]}
+GOALS = (20.0, 10.0, 8.0)  # meV/Å, that a training is timed to
+ERRORS = {  # of a training: the key, the head of the column, its digits, and what a sentence calls it
+    "energy_rmse_mev_per_atom": ("meV/atom", 2, "in energies"),
+    "force_rmse_mev_per_angstrom": ("meV/Å", 1, "in forces"),
+    "virial_rmse_mev": ("virial, meV a cell", 0, "in virials"),
+}
+ON_THE_WAY = """
+Seconds to an error of forces are those of the first judgement that is as good or better. A rival is judged after 15,
+30, 60 s and so on of its one training; ours at the end of shorter ones, of {steps} steps.
+That favours ours: the rate of theirs has not fallen by then.
+"""
+Judged = dict[tuple[str, str], list[Mapping[str, Any]]]
+
+
+def judged(told: Mapping[str, Any]) -> Judged:
+    """Return each program's judgements on each set of data, the finished model's last; ours come first."""
+    found: Judged = {}
+    for r in sorted(told["rows"], key=lambda r: not ours(r["name"])):
+        rows = found.setdefault((r["name"], r["data"]), [])
+        if "failed" not in r:
+            rows.append(r)
+    return found
+
+
+def reached(rows: Sequence[Mapping[str, Any]], goal: float) -> float:
+    """Return the seconds of the first judgement at or below an error of forces."""
+    return next((r["seconds"] for r in rows if r["force_rmse_mev_per_angstrom"] <= goal), math.inf)
+
+
+def learnt(told: Mapping[str, Any]) -> str:
+    """Return what was learnt in which time, a row a program and its data."""
+    found = judged(told)
+    goals = GOALS if any(len(rows) > 1 for rows in found.values()) else ()
+    heads = ["program", "learnt from", "cores", "s", *(head for head, *_ in ERRORS.values())]
+    heads += [f"s to {goal:.0f} meV/Å" for goal in goals]
     lines = []
-    for (name, data), r in last.items():
-        if "failed" in r:
-            lines.append([name, NAMES.get(data, data), str(r["cores"]), str(r["failed"])[:80], "–", "–", "–"])
+    for (name, data), rows in found.items():
+        who = [name, NAMES.get(data, data)]
+        if not rows:
+            why = next(r for r in told["rows"] if (r["name"], r["data"]) == (name, data))
+            said = why["failed"] if why["failed"] == ABSENT else reason(why)
+            lines.append([*who, str(why["cores"]), said, *["–"] * (len(ERRORS) + len(goals))])
             continue
-        virial = "–" if r["virial_rmse_mev"] is None else f"{r['virial_rmse_mev']:.0f}"
-        errors = [f"{r['energy_rmse_mev_per_atom']:.2f}", f"{r['force_rmse_mev_per_angstrom']:.1f}", virial]
-        lines.append([name, NAMES.get(data, data), str(r["cores"]), f"{r['seconds']:.0f}", *errors])
-    return markdown(["program", "learnt from", "cores", "s", "meV/atom", "meV/Å", "virial, meV a cell"], lines)
+        last = rows[-1]
+        cells = [f"{last[key]:.{d}f}" if last[key] is not None else "–" for key, (_, d, _) in ERRORS.items()]
+        cells += [f"{reached(rows, g):.0f}" if reached(rows, g) < math.inf else "–" for g in goals]
+        lines.append([*who, str(last["cores"]), f"{last['seconds']:.0f}", *cells])
+    later = [r for r in told["rows"] if "failed" in r and found[r["name"], r["data"]]]
+    return markdown(heads, lines) + below(failures(later, "data"), steps_of(found), surpassed(found, goals))
+
+
+def steps_of(found: Judged) -> str:
+    """Say what ours are judged after, where that was kept."""
+    whole = {
+        data: rows[-1]["steps"] for (name, data), rows in found.items() if name == "potstill" and "steps" in rows[-1]
+    }
+    if not whole:
+        return ""
+    told = listed([f"{NAMES.get(data, data)} in {steps:,} steps" for data, steps in whole.items()])
+    some = sorted({r["steps"] for (name, _), rows in found.items() if ours(name) for r in rows[:-1]})
+    on_the_way = ON_THE_WAY.format(steps=listed([f"{n:,}" for n in some])) if some else ""
+    return f"Ours by the package's defaults: from {told}.{on_the_way}"
+
+
+def surpassed(found: Judged, goals: Sequence[float]) -> str:
+    """Say who is better than our committee of four, data by data."""
+    told = []
+    for data in dict.fromkeys(which for _, which in found):
+        values = {who: measures(rows, goals) for (who, which), rows in found.items() if which == data and rows}
+        others = {who: value for who, value in values.items() if not ours(who)}
+        if others and "potstill" in values:
+            told.append(better(f"ours from {NAMES.get(data, data)}", values["potstill"], others))
+    return "\n".join(told) or "No rival is among these results."
+
+
+def measures(rows: Sequence[Mapping[str, Any]], goals: Sequence[float]) -> dict[str, float]:
+    """Return what a training is compared by."""
+    last = rows[-1]
+    of_errors = {words: last[key] for key, (_, _, words) in ERRORS.items() if last[key] is not None}
+    of_time = {f"in seconds to {goal:.0f} meV/Å": reached(rows, goal) for goal in goals}
+    return {**of_errors, "in seconds": last["seconds"], **of_time}
+
+
+def training() -> str:
+    """Return what was learnt in the usual time."""
+    told = kept("training")
+    return learnt(told) if told else ""
+
+
+def hour() -> str:
+    """Return what torchani learns in an hour, and ours beside it."""
+    told = kept("training-hour")
+    return learnt(told) if told else ""
+
+
+ANEW = 2_048  # atoms, where the call whose list of neighbours is made anew is shown
+CALLS = """
+The atoms swing about their places, so a list of neighbours that a program keeps is not made again. The last column is
+the first call on another structure, list included ({n:,} atoms).
+"""
+STEP = """A step of MD costs {one:.0f} µs an atom with one network and {four:.0f} with four: energy, forces and stress
+on one core, {n:,} atoms."""
+COMMITTEES = ("potstill, 1 member", "potstill, 4 members")
 
 
 def inference() -> str:
@@ -97,11 +234,33 @@ def inference() -> str:
     if told is None:
         return ""
     sizes = sorted({r["atoms"] for r in told["rows"] if "us_per_atom" in r})
-    lines = []
-    for name in dict.fromkeys(r["name"] for r in told["rows"] if "us_per_atom" in r):
-        mine = {r["atoms"]: r for r in told["rows"] if r["name"] == name and "us_per_atom" in r}
-        lines.append([name, *(f"{mine[n]['us_per_atom']:.1f}" if n in mine else "–" for n in sizes)])
-    return markdown(["µs/atom on one core", *(f"{n:,} atoms" for n in sizes)], lines)
+    found: dict[str, dict[str, float]] = {}
+    for r in sorted(told["rows"], key=lambda r: (not ours(r["name"]), r["atoms"])):
+        mine = found.setdefault(r["name"], {})
+        if "us_per_atom" in r:
+            mine[f"at {r['atoms']:,} atoms"] = r["us_per_atom"]
+    for r in told["rows"]:
+        # LAMMPS's rows of before have the very first call here, its start included
+        if r["atoms"] == ANEW and 1e-6 * ANEW * r.get("first_us_per_atom", math.inf) < 0.99 * r.get("cold_seconds", 0):
+            found[r["name"]]["in the first call"] = r["first_us_per_atom"]
+    columns = [*(f"at {n:,} atoms" for n in sizes), "in the first call"]
+    lines = [[name, *(f"{mine[k]:.1f}" if k in mine else "–" for k in columns)] for name, mine in found.items()]
+    heads = ["µs/atom on one core", *(f"{n:,} atoms" for n in sizes), "list made anew"]
+    others = {name: mine for name, mine in found.items() if mine and not ours(name)}
+    told_of = [better(name, found[name], others) for name in COMMITTEES if found.get(name)]
+    failed = failures(told["rows"], "atoms", "atoms")
+    return markdown(heads, lines) + below(step(), CALLS.format(n=ANEW), failed, "\n".join(told_of))
+
+
+def step() -> str:
+    """Say what a step of MD costs."""
+    told = kept("inference")
+    rows = told["rows"] if told else []
+    cost = {r["name"]: r["us_per_atom"] for r in rows if r["atoms"] == ANEW and "us_per_atom" in r}
+    if any(name not in cost for name in COMMITTEES):
+        return ""
+    one, four = (cost[name] for name in COMMITTEES)
+    return STEP.format(one=one, four=four, n=ANEW)
 
 
 def relaxing() -> str:
@@ -109,8 +268,23 @@ def relaxing() -> str:
     told = kept("relax-speed")
     if told is None:
         return ""
-    lines = [[r["name"], f"{r['per_minute']:.0f}", f"{r['converged']} of {r['n']}"] for r in told["rows"]]
-    return markdown(["program", "structures a minute", "came to rest"], lines)
+    lines, told_of = [], []
+    for n in sorted({r["n"] for r in told["rows"]}):
+        rows = sorted((r for r in told["rows"] if r["n"] == n), key=lambda r: not ours(r["name"]))
+        for r in rows:
+            good = "failed" not in r
+            lines.append([r["name"], f"{r['per_minute']:.0f}" if good else "–"])
+            lines[-1].append(f"{r['converged']} of {n}" if good else f"– of {n}")
+        found = {
+            r["name"]: {"in structures a minute": -r["per_minute"], "in how many came to rest": -r["converged"]}
+            for r in rows
+            if "failed" not in r
+        }
+        others = {name: mine for name, mine in found.items() if not ours(name)}
+        told_of += [better(f"ours on {n} structures", mine, others) for name, mine in found.items() if ours(name)]
+    failed = failures(told["rows"], "n", "structures")
+    heads = ["program", "structures a minute", "came to rest"]
+    return markdown(heads, lines) + below(failed, "\n".join(told_of))
 
 
 PUBLISHED = (  # mean absolute errors on the test set of Zuo et al. 2020, meV/atom and meV/Å
@@ -121,7 +295,7 @@ PUBLISHED = (  # mean absolute errors on the test set of Zuo et al. 2020, meV/at
 SPLIT = """
 {seconds:.0f} s by the package's defaults, from the 263 frames of Zuo et al., J. Phys. Chem. A 124, 731 (2020), judged
 by their 31. The others as tabulated with ACEpotentials.jl, J. Chem. Phys. 159, 164101 (2023), forces of GAP and MTP
-to one digit. Better than ours: {better}.
+to one digit.
 """
 
 
@@ -133,10 +307,10 @@ def efficiency() -> str:
         return ""
     mine = ("potstill", row["energy_mae_mev_per_atom"], row["force_mae_mev_per_angstrom"])
     lines = [[name, f"{energy:.2f}", f"{force:.0f}"] for name, energy, force in (mine, *PUBLISHED)]
-    energies, forces = ([name for name, *rest in PUBLISHED if rest[k] < mine[k + 1]] for k in (0, 1))
-    better = f"energies of {', '.join(energies) or 'none'}; forces of {', '.join(forces) or 'none'}"
+    found = {name: {"in energies": energy, "in forces": force} for name, energy, force in (mine, *PUBLISHED)}
+    told_of = better("ours", found.pop("potstill"), found)
     heads = ["Ni by density-functional theory, mean absolute errors", "meV/atom", "meV/Å"]
-    return markdown(heads, lines) + SPLIT.format(seconds=row["seconds"], better=better)
+    return markdown(heads, lines) + SPLIT.format(seconds=row["seconds"]) + below(told_of)
 
 
 COSTS = """
@@ -180,17 +354,48 @@ def endtoend() -> str:
     return "\n".join([markdown(heads, lines), *fewest(told["rows"])]) + "\n" + COSTS
 
 
+EXTENDED, LADDER, RANDOM = "extended ensemble", "NPT ladder", "random symmetric crystals"  # of the rows of coverage
+SHARES = """At {steps} MD steps each, the ladder of plain runs covers {ladder:.1f} % of the extended ensemble's atoms,
+and the extended ensemble {extended:.1f} % of the ladder's; the ladder visits {cells:,} cells of energy and volume, the
+extended ensemble {own:,}."""
+RELAXED = """Random crystals take no MD steps, but the reference relaxes each before it is strained and rattled; these
+calculations are not in the table."""
+
+
 def coverage() -> str:
     """Return what pools of as many frames cover of each other."""
     told = kept("coverage")
     if told is None:
         return ""
-    names = [r["name"] for r in told["rows"]]
+    rows = {r["name"]: r for r in told["rows"]}
     lines = []
-    for r in told["rows"]:
-        shares = [f"{100 * r['covers'][k]:.1f} %" if k in r["covers"] else "–" for k in names]
-        lines.append([r["name"], f"{r['md_steps']:,}", str(r["cells"]), *shares])
-    return markdown(["of 1,000 frames each", "MD steps", "cells of E and V", *(f"covers of {k}" for k in names)], lines)
+    for r in rows.values():
+        shares = [f"{100 * r['covers'][k]:.1f} %" if k in r["covers"] else "–" for k in rows]
+        steps = "0, but relaxations" if r["name"] == RANDOM else f"{r['md_steps']:,}"
+        lines.append([r["name"], steps, str(r["cells"]), *shares])
+    mine = rows[EXTENDED]
+    mutual = [f"*{name}*" for name, r in rows.items() if r["covers"].get(EXTENDED, 0.0) > mine["covers"].get(name, 1.0)]
+    found = {
+        name: {"in cells of E and V": -r["cells"], **{f"in covering {k}": -v for k, v in r["covers"].items()}}
+        for name, r in rows.items()
+    }
+    told_of = better("the extended ensemble", found.pop(EXTENDED), found)
+    told_of += f" These cover more of it than it covers of them: {listed(mutual) if mutual else 'none'}."
+    heads = ["of 1,000 frames each", "MD steps", "cells of E and V", *(f"covers of {k}" for k in rows)]
+    return markdown(heads, lines) + below(shares_of(), RELAXED, told_of)
+
+
+def shares_of() -> str:
+    """Say what an extended ensemble and a ladder of as many steps cover of each other."""
+    told = kept("coverage")
+    rows = {r["name"]: r for r in told["rows"]} if told else {}
+    if EXTENDED not in rows or LADDER not in rows:
+        return ""
+    mine, plain = rows[EXTENDED], rows[LADDER]
+    steps = {f"{r['md_steps']:,}" for r in (mine, plain)}
+    ladder, extended = 100 * plain["covers"][EXTENDED], 100 * mine["covers"][LADDER]
+    cells = {"cells": plain["cells"], "own": mine["cells"]}
+    return SHARES.format(steps=" and ".join(sorted(steps)), ladder=ladder, extended=extended, **cells)
 
 
 MODEL = """
@@ -284,13 +489,28 @@ def kpoints() -> str:
     )
 
 
+FIRST = """50 steps of training on 40 frames, and a prediction. A first run is the second row, any later one the third;
+in the first row nothing is compiled in the background."""
+
+
+def first_run() -> str:
+    """Return seconds of a first training and of a later one."""
+    told = kept("first-run")
+    if told is None:
+        return ""
+    lines = [[r["loops"], f"{r['seconds']:.1f}"] for r in told["rows"]]
+    return markdown(["loops are compiled", "s"], lines) + below(FIRST)
+
+
 PARTS = (
     ("Sampling", "sampling-speed", "sampling.py speed", sampling),
     ("Crossings of liquid and crystal", "sampling-crossings", "sampling.py crossings", crossings),
     ("Training", "training", "training.py", training),
+    ("An hour of training", "training-hour", "training.py hour", hour),
     ("Energy, forces and stress", "inference", "inference.py", inference),
     ("Relaxing", "relax-speed", "relax.py speed", relaxing),
     ("From nothing to a verdict", "endtoend", "endtoend.py", endtoend),
+    ("A first run", "first-run", "first_run.py", first_run),
     ("K-points of labels", "kpoints", "kpoints.py", kpoints),
     ("Data efficiency", "training-dft", "training.py dft", efficiency),
     ("What pools cover of each other", "coverage", "coverage.py", coverage),
@@ -306,22 +526,27 @@ def fill(text: str, parts: Sequence[tuple[str, str]]) -> str:
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         if table and begin in text:
             head, _, rest = text.partition(begin)
-            text = f"{head}{begin}\n\n{table}\n{end}{rest.partition(end)[2]}"
+            text = f"{head}{begin}\n\n{table.strip()}\n\n{end}{rest.partition(end)[2]}"
     return text
 
 
 def main() -> None:
-    """Write or print the page; write the README's tables, too."""
+    """Write or print the page; draw its pictures, and fill in other pages, too."""
     parts = [HEAD]
     for title, name, command, table in PARTS:
         if told := kept(name):
-            parts.append(f"## {title}\n\n{table()}\n{source(command, told)}")
+            parts.append(f"## {title}\n\n{table()}\n{figures.shown(name, told)}{source(command, told)}")
     if "-" in sys.argv:
         print("\n".join(parts))
         return
     PAGE.write_text("\n".join(parts), encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    README.write_text(fill(text, [("sampling", sampling()), ("training", training())]), encoding="utf-8")
+    for name in figures.DRAWN:
+        figures.draw(name, kept(name), DOCS)
+    for page, tables in (
+        (README, [("sampling", sampling()), ("training", training()), ("inference", step())]),
+        (SAMPLING, [("coverage", shares_of())]),
+    ):
+        page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -95,10 +95,18 @@ def test_a_page_of_numbers_is_what_the_kept_results_say(repo, program, page):
 
 def test_the_tables_of_speed_in_the_readme_are_those_of_the_page(repo):
     readme, page = (repo / "README.md").read_text(), (repo / "docs" / "speed.md").read_text()
-    for name in ("sampling", "training"):
-        table = readme.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0].strip()
+    about_sampling = (repo / "docs" / "sampling.md").read_text()
+    for text, name in ((readme, "sampling"), (readme, "training"), (readme, "inference"), (about_sampling, "coverage")):
+        table = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0].strip()
         assert len(table) > 100
         assert table in page
+
+
+def test_the_pictures_of_speed_are_those_that_are_drawn(repo):
+    page = (repo / "docs" / "speed.md").read_text()
+    shown = re.findall(r"\(images/(speed-[a-z]+\.png)\)", page)
+    assert sorted(shown) == sorted(file.name for file in (repo / "docs" / "images").glob("speed-*.png"))
+    assert all((repo / "docs" / "images" / name).stat().st_size < 150_000 for name in shown)
 
 
 def test_every_configuration_in_the_docs_and_the_examples_is_one(repo):
