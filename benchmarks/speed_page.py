@@ -54,9 +54,11 @@ def ours(name: str) -> bool:
 
 
 def better(whom: str, mine: Mapping[str, float], others: Mapping[str, Mapping[str, float]]) -> str:
-    """Say who has less than ours in which measure; measures whose more is better come negative."""
+    """Say who has less than ours in which measure that others have, too; where more is better, values are negative."""
     told: dict[str, list[str]] = {}
     for measure, value in mine.items():
+        if not any(measure in found for found in others.values()):
+            continue
         names = [f"*{name}*" for name, found in others.items() if found.get(measure, math.inf) < value]
         told.setdefault(", ".join(names) or "nothing", []).append(measure)
     return f"Better than {whom}: {'; '.join(f'{who} {listed(what)}' for who, what in told.items())}."
@@ -195,7 +197,7 @@ def surpassed(found: Judged, goals: Sequence[float]) -> str:
         others = {who: value for who, value in values.items() if not ours(who)}
         if others and "potstill" in values:
             told.append(better(f"ours from {NAMES.get(data, data)}", values["potstill"], others))
-    return "\n".join(told) or "No rival is among these results."
+    return "\n".join(told) if any(not ours(who) for who, _ in found) else "No rival is among these results."
 
 
 def measures(rows: Sequence[Mapping[str, Any]], goals: Sequence[float]) -> dict[str, float]:
