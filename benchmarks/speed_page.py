@@ -249,7 +249,7 @@ def inference() -> str:
     lines = [[name, *(f"{mine[k]:.1f}" if k in mine else "–" for k in columns)] for name, mine in found.items()]
     heads = ["µs/atom on one core", *(f"{n:,} atoms" for n in sizes), "list made anew"]
     others = {name: mine for name, mine in found.items() if mine and not ours(name)}
-    told_of = [better(name, found[name], others) for name in COMMITTEES if found.get(name)]
+    told_of = [better(name, found[name], others) for name in COMMITTEES if found.get(name) and others]
     failed = failures(told["rows"], "atoms", "atoms")
     return markdown(heads, lines) + below(step(), CALLS.format(n=ANEW), failed, "\n".join(told_of))
 
@@ -283,7 +283,8 @@ def relaxing() -> str:
             if "failed" not in r
         }
         others = {name: mine for name, mine in found.items() if not ours(name)}
-        told_of += [better(f"ours on {n} structures", mine, others) for name, mine in found.items() if ours(name)]
+        if others:
+            told_of += [better(f"ours on {n} structures", mine, others) for name, mine in found.items() if ours(name)]
     failed = failures(told["rows"], "n", "structures")
     heads = ["program", "structures a minute", "came to rest"]
     return markdown(heads, lines) + below(failed, "\n".join(told_of))
