@@ -13,11 +13,12 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from potstill.config import ClusterConfig, seconds
@@ -86,28 +87,34 @@ class Cluster:
         if first is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        flying: dict[Future[Result], tuple[Item, int]] = {}
+        flying: dict[Future[Any], tuple[Item, int]] = {}
+        done: SimpleQueue[Future[Any]] = SimpleQueue()  # wait() would look at all that fly for each that lands
         with _logged(self.folder / "parsl.log"), _ended(ParslPoolExecutor(config=self._parsl())) as pool:
-            send = partial(pool.submit, _in_place, work)
-            flying[send(first)] = first, 0
+
+            def send(item: Item, lost: int) -> None:
+                future = pool.submit(_in_place, work, item)
+                flying[future] = item, lost
+                future.add_done_callback(done.put)
+
+            send(first, 0)
             while flying:
                 while len(flying) < AHEAD * self.places and (item := next(queue, None)) is not None:
-                    flying[send(item)] = item, 0
-                for future in wait(flying, return_when=FIRST_COMPLETED)[0]:
-                    item, lost = flying.pop(future)
-                    error = future.exception()
-                    if isinstance(error, (BadStateException, TooManyJobFailuresError)):
-                        said = " ".join(str(error).partition("Error 2:")[0].split())  # they are alike
-                        raise BackendError(
-                            f"The batch system ran no job for potstill. It said: {said[:500]}. The jobs' scripts and "
-                            f"output are in {self.folder}."
-                        ) from None
-                    if isinstance(error, (ManagerLost, WorkerLost)) and lost < LOST_JOBS:
-                        flying[send(item)] = item, lost + 1
-                    elif isinstance(error, (ManagerLost, WorkerLost)) or isinstance(future.result(), _Gone):
-                        yield item, given_up(item, crash)
-                    else:
-                        yield item, future.result()
+                    send(item, 0)
+                future = done.get()
+                item, lost = flying.pop(future)
+                error = future.exception()
+                if isinstance(error, (BadStateException, TooManyJobFailuresError)):
+                    said = " ".join(str(error).partition("Error 2:")[0].split())  # they are alike
+                    raise BackendError(
+                        f"The batch system ran no job for potstill. It said: {said[:500]}. The jobs' scripts and "
+                        f"output are in {self.folder}."
+                    ) from None
+                if isinstance(error, (ManagerLost, WorkerLost)) and lost < LOST_JOBS:
+                    send(item, lost + 1)
+                elif isinstance(error, (ManagerLost, WorkerLost)) or isinstance(future.result(), _Gone):
+                    yield item, given_up(item, crash)
+                else:
+                    yield item, future.result()
 
     def _parsl(self) -> Any:
         """Return parsl's configuration."""
