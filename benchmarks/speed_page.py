@@ -17,6 +17,9 @@ from common import ABSENT, HERE, source
 from distil_page import markdown
 from endtoend import fewest
 
+from potstill.sampling.campaign import PREPARE, TRACE
+from potstill.sampling.pool import LEARNING
+
 DOCS, README = HERE.parent / "docs", HERE.parent / "README.md"
 PAGE, SAMPLING = DOCS / "speed.md", DOCS / "sampling.md"
 HEAD = """# Speed, measured
@@ -402,12 +405,23 @@ def shares_of() -> str:
 
 
 MODEL = """
-A label that waits half a second, as a program elsewhere would; efficiency leaves the start out. The model of N labels
-of t seconds on w workers is start + N max((t + o) / w, d): a start of {start:.1f} s, {o:.1f} ms that a worker spends
-on a label besides its calculation (o), and {d:.2f} ms of the driver (d), so that no number of workers has more than
-{most:,.0f} labels a second. By it, in hours:
+A label waits half a second, as a program elsewhere would, or not at all; efficiency leaves the start out. The model of
+N labels of t seconds on w workers is start + max(rounds (t + o), N d, N c / C), rounds being N / w rounded up: what a
+worker spends on a label besides its calculation (o), what the driver does, or parsl's hub if that is more (d), and, on
+one machine of C cores, what a label takes of all of them (c). "Binds" says which of the three is the largest.
 
 """
+CROWD = """
+A crowd of workers on many nodes exists only through parsl. Its labels by the same model, with a core for each worker
+and one for the driver, d with {in_flight:,} labels in flight, and no wait in a queue; no number of workers has more
+than {most:,.0f} labels a second. In hours:
+
+"""
+
+
+def short(x: float) -> str:
+    """Return three digits, or a whole number."""
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def labels() -> str:
@@ -415,17 +429,28 @@ def labels() -> str:
     told = kept("scaling-labels")
     if told is None:
         return ""
-    model = next(r for r in told["rows"] if r["kind"] == "model")
+    models = [r for r in told["rows"] if r["kind"] == "model"]
     lines = []
-    for r in (r for r in told["rows"] if r["kind"] in ("strong", "weak")):
-        cells = [r["kind"], r["where"], str(r["workers"]), str(r["labels"]), f"{r['seconds']:.1f}"]
-        lines.append([*cells, f"{r['model']:.1f}" if "model" in r else "–", f"{r['efficiency']:.2f}"])
+    for r in (r for r in told["rows"] if r["kind"] in ("strong", "weak", "no wait")):
+        cells = [r["kind"], r["where"], str(r["workers"]), f"{r['labels']:,}", f"{r['t']:g}", f"{r['seconds']:.1f}"]
+        efficiency = "–" if r["efficiency"] is None else f"{r['efficiency']:.2f}"
+        lines.append([*cells, f"{r['model']:.1f}", r["binds"], efficiency])
+    heads = ["scaling", "where", "workers", "labels", "s each", "s", "by the model", "binds", "efficiency"]
+    parameters = []
+    for m in models:
+        start = f"{m['start']:.1f} + {m['start_more']:.1f} w / C" if m["start_more"] else f"{m['start']:.1f}"
+        times = [f"{1e3 * m[k]:.2f}" for k in ("worker", "driver", "shared")]
+        parameters.append([m["where"], start, *times])
+    text = markdown(heads, lines) + MODEL
+    text += markdown(["where", "start, s", "o, ms", "d, ms", "c, ms"], parameters)
     predicted = [r for r in told["rows"] if r["kind"] == "predicted"]
+    if not predicted:
+        return text
     crowds = list(predicted[0]["hours"])
-    asked = [[f"{r['labels']:,}", f"{r['t']:g}", *(f"{r['hours'][w]:,.3g}" for w in crowds)] for r in predicted]
-    told_of = MODEL.format(**model, most=1.0 / model["driver"], o=1e3 * model["worker"], d=1e3 * model["driver"])
-    measured = markdown(["scaling", "where", "workers", "labels", "s", "by the model", "efficiency"], lines)
-    return measured + told_of + markdown(["labels", "s each", *(f"{int(w):,} workers" for w in crowds)], asked)
+    asked = [[f"{r['labels']:,}", f"{r['t']:g}", *(short(r["hours"][w]) for w in crowds)] for r in predicted]
+    used = next(m for m in models if m["where"] == "parsl")
+    text += CROWD.format(in_flight=used["in_flight"]["many"], most=1.0 / used["driver"])
+    return text + markdown(["labels", "s each", *(f"{int(w):,} workers" for w in crowds)], asked)
 
 
 def walkers() -> str:
@@ -437,34 +462,68 @@ def walkers() -> str:
     for r in told["rows"]:
         base = next(b for b in told["rows"] if b["kind"] == r["kind"] and b["workers"] == 1)
         ratio = r["steps_per_second"] / base["steps_per_second"]
-        lines.append([r["kind"], str(r["walkers"]), str(r["workers"]), f"{r['steps_per_second']:,.0f}", f"{ratio:.2f}"])
-    return markdown(["scaling", "walkers", "processes", "steps/s", "of one process's"], lines)
+        cells = [r["kind"], str(r["walkers"]), str(r["workers"]), f"{r['md_steps']:,}", f"{r['seconds']:.0f}"]
+        lines.append([*cells, f"{r['steps_per_second']:,.0f}", f"{ratio:.2f}"])
+    return markdown(["scaling", "walkers", "cores", "MD steps", "s", "steps/s", "of one core's"], lines)
 
 
-CORES = (1, 10, 100, 1_000)
-STRIDE, LEARNING = 50, 1_200_000  # MD steps between frames of 32 atoms, and before the first: usual ones
+CORES = (10, 100, 1_000, 10_000)
+NODE = 64  # cores of a node: a run's walkers, and what describes and chooses, are on one
+STRIDE = 50  # MD steps between frames of 32 atoms: a usual one
+LESSON, ROUND = 4_000, 10_000  # steps of a walker in which learning and production are done
 COST = """
-Sampling one frame in {stride} steps at the rate of the first table, plus describing and choosing at that of the largest
-pool in [selectors](selectors.md): {made:.2f} and {chosen:.2f} ms a frame and core. Learning the bias comes before, once
-({learning:,} steps of all walkers together for 32 atoms), and training after: it grows with what was chosen, not with
-the pool. Walkers and descriptions do not wait for each other, so cores divide both; the table above shows how far.
+Seconds of learning + sampling + choosing, as if cores did not slow each other. A run has a walker on each core of a
+node of up to {node}: each is made ready ({ready:,} MD steps), they learn the bias together ({learning:,} steps) and
+then keep a frame in {stride}, at the {rate:,.0f} steps/s and core of the first table. More cores are more such runs
+side by side, and each learns for itself; rounds of {lesson:,} and {round:,} steps a walker are done to their end.
+Choosing, with describing, is one process on the cores of a node, at the largest pool's {chosen:.2f} ms of CPU a frame.
+Training comes after; it grows with what was chosen, not with the pool.
 """
+BESIDE = """
+Measured: the sampling of `{command}`, {steps:,} MD steps, took {cpu:.0f} s of CPU; by that rate {said:.0f} s.
+"""
+
+
+def steps_of_a_walker(frames: int, cores: int) -> tuple[int, int]:
+    """Return the steps of one walker up to the frozen bias, and from there, as a campaign goes through its rounds."""
+    runs = -(-cores // NODE)
+    walkers, kept_a_round = cores // runs, ROUND // STRIDE
+    lessons = -(-LEARNING // walkers // LESSON)  # rounded up at each division
+    rounds = -(-frames // runs // walkers // kept_a_round)
+    return 2 * PREPARE + TRACE[0] + lessons * LESSON, rounds * kept_a_round * STRIDE
 
 
 def cost() -> str:
     """Return what parts of a run cost by the number of frames, from the other tables."""
-    speed, scale = kept("sampling-speed"), kept("distil-scale")
+    speed, scale, whole = kept("sampling-speed"), kept("distil-scale"), kept("endtoend")
     if speed is None or scale is None:
         return ""
-    rate = next(r for r in speed["rows"] if r["name"] == "compiled, structure-factor" and r["atoms"] == 32)
-    frame = scale["rows"][-1]
-    made, chosen = STRIDE / rate["steps_per_second"], frame["cpu_seconds"] / frame["frames"]
-    lines = [
-        [f"{n:,}", *(f"{n * made / w / 3600:,.3g} + {n * chosen / w / 3600:,.3g}" for w in CORES)]
-        for n in (1_000, 100_000, 10_000_000)
-    ]
-    table = markdown(["frames of 32 atoms", *(f"{w:,} cores, h" for w in CORES)], lines)
-    return table + COST.format(stride=STRIDE, made=1e3 * made, chosen=1e3 * chosen, learning=LEARNING)
+    fast = next(r for r in speed["rows"] if r["name"] == "compiled, structure-factor" and r["atoms"] == 32)
+    rate, largest = fast["steps_per_second"], scale["rows"][-1]
+    chosen = largest["cpu_seconds"] / largest["frames"]
+    lines = []
+    for n in (1_000, 100_000, 10_000_000):
+        cells = [f"{n:,}"]
+        for w in CORES:
+            learnt, made = steps_of_a_walker(n, w)
+            cells.append(" + ".join(short(s) for s in (learnt / rate, made / rate, n * chosen / min(w, NODE))))
+        lines.append(cells)
+    text = markdown(["frames of 32 atoms", *(f"{w:,} cores, s" for w in CORES)], lines)
+    text += COST.format(
+        node=NODE,
+        ready=2 * PREPARE + TRACE[0],
+        learning=LEARNING,
+        stride=STRIDE,
+        rate=rate,
+        lesson=LESSON,
+        round=ROUND,
+        chosen=1e3 * chosen,
+    )
+    run = next((r for r in whole["rows"] if r["name"] == "nickel"), None) if whole else None
+    if run is not None:
+        steps, cpu = run["md_steps"], run["cpu_seconds"]["sample"]
+        text += BESIDE.format(command=run["command"], cpu=cpu, steps=steps, said=steps / rate)
+    return text
 
 
 def kpoints() -> str:
