@@ -49,7 +49,7 @@ def stages(config: Config, out: Path, tell: Callable[[str], None]) -> list[Stage
         outside = Outside(element, ()) if v.defects else None
         judge = partial(
             validate, reference=reference, check=check, outside=outside, checks=checks, lattice=metal["crystal"],
-            workers=workers, tell=tell,
+            workers=workers, tell=tell, units=folder / "units",
         )  # fmt: skip
         pool, learnt = (Dataset.load(f) for f in (out / "1-sample" / "pool.extxyz", distilled / "distilled.extxyz"))
         summary, files = judge(

@@ -69,6 +69,9 @@ def test_a_run_ends_with_everything_that_it_promises(undisturbed):
     assert summary["distil"]["n_labels"] == len(Dataset.load(undisturbed / "2-distil/distilled.extxyz")) == 24
     assert summary["labels_total"] == 34
     assert (undisturbed / "report.html").read_text().startswith("<!doctype html>")
+    whats = [json.loads(file.read_text())["what"] for file in undisturbed.glob("3-validate/**/units/*.json")]
+    assert len({what["potential"] for what in whats}) == 3  # the reference, the model, and the one of the pool alone
+    assert len({json.dumps(what) for what in whats}) == len(whats), "the reference was asked twice"
     assert {row["crystal"] for row in summary["validate"]["polymorphs"]["crystals"]} == {"fcc", "hcp", "bcc"}
     assert [row["target"] for row in summary["targets"]] == ["Al"]
     assert summary["targets"][0]["n_labels"] == 12

@@ -35,6 +35,7 @@ def validate(
     holdout: Dataset,
     pool: Dataset,
     learnt: Dataset | None = None,
+    units: Path | None = None,
     workers: int,
     tell: Callable[[str], None],
 ) -> tuple[dict[str, Any], list[str]]:
@@ -54,6 +55,8 @@ def validate(
         The metal's ground state, which they examine; the element's own where it is not given.
     folder : path
         Gets ``validation.json``, ``parity.json`` (points of the figure) and ``coverage.json`` (the pool's map).
+    units : path | None
+        Keeps what each potential says, so that two models can share the reference's part; in ``folder`` otherwise.
     holdout : Dataset
         Labelled frames that were not learnt from; may be empty.
     pool : Dataset
@@ -79,14 +82,14 @@ def validate(
     if len(pool) and isinstance(model, Committee):
         write_json(folder / "coverage.json", coverage(model, pool, learnt or Dataset()))
         files.append("coverage.json")
-    crystals = compare_polymorphs(check, model, reference, folder / "units", workers=workers, tell=tell)
+    crystals = compare_polymorphs(check, model, reference, units or folder / "units", workers=workers, tell=tell)
     rows = card(
         checks,
         check.element,
         lattice or ground_state(check.element),
         model,
         reference,
-        folder / "units",
+        units or folder / "units",
         workers=workers,
         tell=tell,
     )
@@ -97,7 +100,9 @@ def validate(
         "holdout": errors,
         "strata": strata,
         "polymorphs": crystals,
-        "outside": None if outside is None else _side_by_side(outside, model, reference, folder / "units", tell),
+        "outside": None
+        if outside is None
+        else _side_by_side(outside, model, reference, units or folder / "units", tell),
         "card": rows,
     }
     write_json(folder / "validation.json", summary)
