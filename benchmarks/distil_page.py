@@ -15,6 +15,7 @@ import numpy as np
 from common import HERE, source
 
 from potstill.comparing import BREADTH, MEASURES, _mean, table
+from potstill.reporting import figures
 
 PAGE = HERE.parent / "docs" / "selectors.md"
 HEAD = """# Selectors, measured
@@ -26,6 +27,8 @@ DFT, the published test set). Crystals, slabs and the vacancy are energies above
 in meV/atom.
 """
 NOTHING = 1e-3  # meV/Å
+DRAWN = ("ni", "nb")  # whose learning curves are drawn
+CURVES = ("energy_rmse_mev_per_atom", "force_rmse_ev_per_angstrom", "force_p99", "force_worst")
 PARTS = {  # what each file of results is
     "ni": (
         "Nickel, the pool alone",
@@ -111,7 +114,7 @@ def errors(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def outside(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return what lies outside the pool; no forces of crystals whose symmetry leaves none."""
-    names = list(rows[0]["outside"])
+    names = list(dict.fromkeys(k for row in rows for k in row["outside"]))
     units = {"energy_rmse_mev_per_atom": "meV/atom", "force_rmse_ev_per_angstrom": "meV/Å"}
     also = [(k, m) for k in rows[0]["also"] for m in units if max(row["also"][k][m][0] for row in rows) > NOTHING]
     heads = ["labels", "chosen by", *names, *(f"{name}, {units[m]}" for name, m in also)]
@@ -239,10 +242,13 @@ def page() -> str:
         rows = rows_of(kept)
         steps = steps or kept["steps"]
         told += [f"## {head}\n", f"{sentence}\n", errors(rows)]
+        if name in DRAWN:
+            told.append(f"![Learning curves: {head}](images/selectors-{name}.png)\n")
         if any(row["outside"] or row["also"] for row in rows):
             told.append(outside(rows))
         versions = ", ".join(f"{k} {v}" for k, v in kept["versions"].items())
-        told.append(f"{versions}.\n")
+        dates = sorted({c["date"] for c in kept["cells"] if "date" in c})
+        told.append(f"{', '.join([*dates, versions])}.\n")
     for name, head, sentence, told_of in (
         ("distil-rivals", "Beside QUESTS and maml", OTHERS, others),
         ("distil-scale", "Large pools", SCALE, scale),
@@ -256,9 +262,20 @@ def page() -> str:
     return "\n".join([HEAD.format(steps=f"{steps:,}"), *told])
 
 
+def draw(name: str) -> None:
+    """Draw the learning curves of a table."""
+    kept = json.loads((HERE / "results" / f"distil-{name}.json").read_text(encoding="utf-8"))
+    shown = {key: MEASURES[key][0] for key in CURVES}
+    with figures.style():
+        picture = figures.comparison(table(kept["cells"]), shown).png()
+    (PAGE.parent / "images" / f"selectors-{name}.png").write_bytes(picture)
+
+
 if __name__ == "__main__":
     if sys.argv[1:] == ["-"]:
         print(page())
     else:
+        for drawn in DRAWN:
+            draw(drawn)
         PAGE.write_text(page(), encoding="utf-8")
         print(PAGE)

@@ -187,7 +187,10 @@ BREADTH: Mapping[str, str] = {"coverage": "coverage", "entropy": "entropy", "que
 
 
 def table(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for each selector and budget: means over seeds, and half widths of their 95 % intervals."""
+    """Return a row for each selector and budget: means over seeds, and half widths of their 95 % intervals.
+
+    ``outside`` leaves out what did not relax with some seed's model: a mean over those that did would flatter.
+    """
     rows = []
     for name, n in dict.fromkeys((c["selector"], c["n_labels"]) for c in cells):
         mine = [c for c in cells if (c["selector"], c["n_labels"]) == (name, n)]
@@ -198,7 +201,8 @@ def table(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if all(key in c for c in mine):
                 row[key] = _mean([c[key] for c in mine])
         outside = list(dict.fromkeys(k for c in mine for k in c.get("outside", {})))
-        row["outside"] = {k: _mean([c["outside"][k] for c in mine if k in c["outside"]]) for k in outside}
+        relaxed = [k for k in outside if all(k in c.get("outside", {}) for c in mine)]
+        row["outside"] = {k: _mean([c["outside"][k] for c in mine]) for k in relaxed}
         row["also"] = {
             k: {m: _mean([MEASURES[m][1] * c["also"][k][m] for c in mine]) for m in list(MEASURES)[:2]}
             for k in mine[0].get("also", {})

@@ -9,7 +9,7 @@ from potstill import crystals
 from potstill.backends import resolve
 from potstill.checks import reliability
 from potstill.checks.errors import parity
-from potstill.comparing import Contest, compare, draw, table_text
+from potstill.comparing import MEASURES, Contest, compare, draw, table, table_text
 from potstill.config import Config, DistilConfig, ModelConfig, TrainConfig, ValidateConfig
 from potstill.data import Dataset, Frame, Labels, Origin
 from potstill.distilling import beside, distil
@@ -326,6 +326,19 @@ def test_a_comparison_can_judge_by_structures_outside_the_pool(pool, nickel, tmp
     result = compare(contest, [], [1], workers=1, tell=quiet)
     assert set(result["table"][0]["outside"]) == {"hcp", "dhcp", "bcc", "slab(100)", "slab(111)", "vacancy"}
     assert len(list((tmp_path / "outside").glob("*.json"))) == 2
+
+
+def test_what_did_not_relax_with_every_seed_has_no_mean():
+    errors = dict.fromkeys(MEASURES, 1.0)
+    cells = [
+        {"selector": "random", "seed": k, "n_labels": 9, "errors": errors, "outside": found}
+        for k, found in enumerate([{"hcp": 1.0, "bcc": 2.0}, {"hcp": 3.0}])
+    ]
+    (row,) = table(cells)
+    assert set(row["outside"]) == {"hcp"}
+    assert row["outside"]["hcp"][0] == pytest.approx(2.0)
+    (alone,) = table(cells[:1])
+    assert alone["outside"] == {"hcp": (1.0, 0.0), "bcc": (2.0, 0.0)}
 
 
 def test_the_labels_of_a_file_reveal_nothing_beside_the_pool(pool, tmp_path):

@@ -48,7 +48,9 @@ class Figure:
     name : str
         Makes the identifiers inside the SVG its own, and the same at every writing.
     n : int
-        Panels side by side.
+        Panels.
+    rows : int
+        Rows that they stand in.
     size : (float, float)
         Of each, in inches.
     widths : sequence of float | None
@@ -56,13 +58,22 @@ class Figure:
     """
 
     def __init__(
-        self, name: str, n: int = 1, size: tuple[float, float] = (4.4, 3.3), widths: Sequence[float] | None = None
+        self,
+        name: str,
+        n: int = 1,
+        size: tuple[float, float] = (4.4, 3.3),
+        widths: Sequence[float] | None = None,
+        rows: int = 1,
     ) -> None:
         from matplotlib.figure import Figure as Canvas
 
         self._salt = f"potstill-{name}"
-        self.figure = Canvas(figsize=(size[0] * n, size[1]), layout="constrained")
-        self.axes = np.atleast_1d(self.figure.subplots(1, n, width_ratios=widths, sharey=widths is not None))
+        columns = -(-n // rows)
+        self.figure = Canvas(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        panels = self.figure.subplots(rows, columns, width_ratios=widths, sharey=widths is not None)
+        self.axes = np.atleast_1d(panels).ravel()[:n]
+        for unused in np.atleast_1d(panels).ravel()[n:]:
+            unused.remove()
         self._spots: list[tuple[Any, Any, Any]] = []
 
     def spot(self, ax: Any, x: Any, y: Any) -> None:
@@ -369,9 +380,12 @@ def _mark(ax: Any, x: Sequence[float], names: Sequence[str]) -> None:
 
 def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -> Figure:
     """Learning curves of selectors with bands of confidence: a panel for each measure, and one for what is outside."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     names = list(dict.fromkeys(r["selector"] for r in rows))
     outside = any(r["outside"] for r in rows)
-    f = Figure("comparison", len(measures) + outside, (3.4, 3.4))
+    n_panels = len(measures) + outside
+    f = Figure("comparison", n_panels, (3.4, 2.9), rows=-(-n_panels // 3))
     colours = dict(
         zip(names, cycle((BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#B59B00", "#6A3D9A")), strict=False)
     )
@@ -389,11 +403,12 @@ def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -
             worst = [max((abs(v[0]) for v in r["outside"].values()), default=np.nan) for r in mine]
             f.axes[-1].plot(n, worst, "o-", ms=3, lw=1.2, color=colours[name])
     for ax, title in zip(f.axes, [*measures.values(), "outside the pool, worst, meV/atom"], strict=False):
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        ax.set_title(title)
-        ax.set_xlabel("labels learnt from")
-    f.figure.legend(loc="outside upper center", ncols=len(names))
+        ax.set(xscale="log", yscale="log", title=title, xlabel="labels learnt from")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(lambda value, _at: f"{value:.10g}")
+    f.figure.legend(loc="outside upper center", ncols=min(len(names), 5))
     return f
 
 
