@@ -213,7 +213,7 @@ def test_nothing_is_generated_where_all_that_is_left_is_dear(pool, tmp_path):
     dear = next(f for f in stands.candidates if f.origin.trajectory == "generated-slab")
     stands.candidates = Dataset([dear])
     stands.ground = Frame.of(crystals.prototype("fcc", "Ni", 10.9))
-    checks = {"hcp": {"passed": False, "tolerance": 5.0}}
+    checks = {"hcp": {"passed": False, "tolerance": 5.0, "expected_error": 9.0}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(beside, "DEAREST", -10.0)
         assert len(stands.choose(1, checks, committee, features, known, Dataset())) == 0

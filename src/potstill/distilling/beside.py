@@ -121,8 +121,9 @@ class Beside:
     ) -> Dataset:
         """Return the n generated frames whose labels would tell most about those checks that were not passed.
 
-        ``checks`` is what :meth:`check` returned; each counts in units of its tolerance. ``most_atoms``, where it is
-        not 0, leaves larger frames out.
+        ``checks`` is what :meth:`check` returned. The square of an expected error is taken to fall with the variance in
+        the linear model, so each check counts by its expected error in tolerances, and by one where only its
+        surroundings are strange. ``most_atoms``, where it is not 0, leaves larger frames out.
         """
         failed = [name for name, found in checks.items() if not found["passed"]]
         left = self.candidates.without(asked)
@@ -137,12 +138,14 @@ class Beside:
             return Dataset()
         A = features.equations(list(left)).astype(np.float64)
         ground = features.energy_equation(self.ground)
-        targets = [
-            (features.energy_equation(self.tests[name]) - ground) / float(checks[name]["tolerance"]) for name in failed
-        ]
         M = Information(len(ground))
         for a in features.equations(list(known)):
             M.add(a.astype(np.float64))
+        targets = []
+        for name in failed:
+            t = features.energy_equation(self.tests[name]) - ground
+            off = float(checks[name]["expected_error"]) / float(checks[name]["tolerance"])
+            targets.append(max(1.0, off) * t / np.sqrt(t @ M.inverse @ t))
         indices, _ = most_telling(A, n, np.array(targets), M)
         return left.take(indices)
 
