@@ -185,7 +185,7 @@ def test_what_repeats_a_held_out_frame_is_never_learnt_and_nothing_is_labelled_t
     held, learnt = ([f.origin.step for f in data] for data in (result.holdout, result.data))
     assert not set(held) & set(learnt)
     assert len(set(learnt)) == len(learnt)
-    assert result.stopped == "the pool has no more frames that repeat none"
+    assert result.stopped == "every frame that is left repeats a labelled or a held-out one"
     assert result.curve[-1]["steps"] == 30
     again = distil(both, Reference(), settings(budget=60, holdout=20, stop_flat=False), folder=tmp_path)
     assert again.data.keys == result.data.keys

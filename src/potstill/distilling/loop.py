@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WHITENING_FRAMES = 1000  # frames that the metric of the features is measured on
 MAX_FAILED_SHARE = 0.5
-NOTHING_NEW = "the pool has no more frames that repeat none"
+NOTHING_NEW = "every frame that is left repeats a labelled or a held-out one"
 Row = dict[str, Any]
 
 
