@@ -200,8 +200,11 @@ def test_a_pool_of_held_out_frames_is_refused(pool, tmp_path):
 def test_structures_of_the_verdict_in_the_pool_are_counted(pool, tmp_path):
     hcp = crystals.prototype("hcp", "Ni", 11.0)
     known = [Frame.of(crystals.scaled(hcp, v), Origin("file", "hcp", step=k)) for k, v in enumerate((10.5, 11.0))]
-    result = distil(pool[:10] | Dataset(known), Reference(), settings(budget=12, holdout=0), folder=tmp_path)
+    told: list[str] = []
+    small = settings(budget=12, holdout=0)
+    result = distil(pool[:10] | Dataset(known), Reference(), small, folder=tmp_path, tell=told.append)
     assert result.about["tests_in_pool"] == {"hcp": 2}
+    assert any("structures of the verdict (hcp 2)" in line for line in told)
     assert distil(pool, Reference(), settings(), folder=tmp_path).about["tests_in_pool"] == {}
 
 

@@ -451,7 +451,13 @@ class _Loop:
     def _tests_in_pool(self) -> dict[str, int]:
         """Return how many of the pool's labelled frames are a structure of the verdict, by its name."""
         mine = [f for f in self.known if f.origin.kind != "generated"]
-        return tests_among(mine, self.settings.validate_.polymorphs)
+        found = tests_among(mine, self.settings.validate_.polymorphs)
+        if found:
+            which = ", ".join(f"{name} {n}" for name, n in found.items())
+            self.tell(
+                f"distil: labelled frames of the pool are structures of the verdict ({which}), so these are learnt"
+            )
+        return found
 
     def _pool_only(self) -> Committee | None:
         """Train on those frames only that are of the pool, so that both claims can be judged."""
