@@ -32,7 +32,8 @@ CURVES = ("energy_rmse_mev_per_atom", "force_rmse_ev_per_angstrom", "force_p99",
 PARTS = {  # what each file of results is
     "ni": (
         "Nickel, the pool alone",
-        "20,000 frames of 32 atoms, 800 to 3,500 K, embedded-atom labels: `distil.py table`; some with fewer budgets.",
+        "20,000 frames of 32 atoms, 800 to 3,500 K, embedded-atom labels: `distil.py table`. Where there are three sizes "
+        "(`--budgets 25,100,400`), a set grows fourfold from choice to choice, and twofold elsewhere.",
     ),
     "ni-whole": (
         "Nickel, the whole pool",
@@ -40,7 +41,7 @@ PARTS = {  # what each file of results is
     ),
     "ni-beside": (
         "Nickel, a tenth of the labels from beside the pool",
-        "The default as it is, with generated frames: `distil.py default --budgets 100`.",
+        "The default as it is, with generated frames: `distil.py default --budgets 25,50,100`.",
     ),
     "nb": (
         "Niobium",
