@@ -32,8 +32,7 @@ CURVES = ("energy_rmse_mev_per_atom", "force_rmse_ev_per_angstrom", "force_p99",
 PARTS = {  # what each file of results is
     "ni": (
         "Nickel, the pool alone",
-        "20,000 frames of 32 atoms, 800 to 3,500 K, embedded-atom labels: `distil.py table`. Where there are three sizes "
-        "(`--budgets 25,100,400`), a set grows fourfold from choice to choice, and twofold elsewhere.",
+        "20,000 frames, 800 to 3,500 K, labels by embedded atoms: `distil.py table`, some by `--budgets 25,100,400`.",
     ),
     "ni-whole": (
         "Nickel, the whole pool",
