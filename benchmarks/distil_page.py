@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from common import HERE, source
 
-from potstill.comparing import BREADTH, MEASURES, _mean, table
+from potstill.comparing import BREADTH, MEASURES, mean_with_band, table
 from potstill.reporting import figures
 
 PAGE = HERE.parent / "docs" / "selectors.md"
@@ -135,7 +135,7 @@ def band(rows: Sequence[Row], key: str) -> tuple[float, float] | None:
     values = [row[key] for row in rows if key in row and "failed" not in row]
     if not values:
         return None
-    return (values[0], 0.0) if len(set(values)) == 1 else _mean(values)
+    return (values[0], 0.0) if len(set(values)) == 1 else mean_with_band(values)
 
 
 def grouped(rows: Sequence[Row]) -> dict[tuple[int, str], list[Row]]:

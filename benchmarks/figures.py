@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import LogLocator, NullLocator
-
 from potstill.reporting import figures
 from potstill.reporting.figures import BLUE, GREEN, GREY, ORANGE, RED
 
@@ -70,7 +68,6 @@ def training(lines: Lines) -> figures.Figure:
     f = figures.Figure("speed-training", size=(7.6, 4.4))
     ax = f.axes[0]
     _plot(ax, lines)
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.set_xlabel("training on one core (s)")
     ax.set_ylabel("force RMSE on unseen frames (meV/Å)")
     return f
@@ -99,10 +96,7 @@ def _plot(ax: Any, lines: Lines) -> None:
         own = who.startswith("potstill")
         looks[who] = {"marker": marker, "ls": line, "color": colour, "ms": 5, "lw": 2.2 if own else 1.2}
         ax.plot(*zip(*points, strict=True), **looks[who], zorder=2 + own)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(lambda value, _at: f"{value:,.10g}")
-        axis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    figures.plain_ticks(ax)
     ax.autoscale_view()  # or the heights are those of axes without data
     to_axes = ax.transData + ax.transAxes.inverted()
     ends = [float(to_axes.transform(points[-1])[1]) for points in lines.values()]

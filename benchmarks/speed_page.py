@@ -26,9 +26,9 @@ HEAD = """# Speed, measured
 
 Written by `python benchmarks/speed_page.py` from what the programs in `benchmarks/` keep; each table names its own.
 Ratios are within one run. Machines differ more than programs do, so compare within a table. Below a table stands what
-is better than ours in it. Profiles (py-spy) showed three parts that kept users waiting most: compilation at a first
-run, a driver that searched all labels in flight for the one that landed, and steps to a self-consistent density. They
-were mended, and both ways stand side by side below.
+is better than ours in it. Three things kept users waiting most and were mended: compilation at a first run, a driver
+that searched all labels in flight for the one that landed, and steps to a self-consistent density. Their tables have
+both ways side by side.
 """
 
 

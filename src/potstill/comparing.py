@@ -196,22 +196,22 @@ def table(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         mine = [c for c in cells if (c["selector"], c["n_labels"]) == (name, n)]
         row: dict[str, Any] = {"selector": name, "n_labels": n, "n_seeds": len(mine)}
         for key, (_, factor) in MEASURES.items():
-            row[key] = _mean([factor * c["errors"][key] for c in mine])
+            row[key] = mean_with_band([factor * c["errors"][key] for c in mine])
         for key in BREADTH:
             if all(key in c for c in mine):
-                row[key] = _mean([c[key] for c in mine])
+                row[key] = mean_with_band([c[key] for c in mine])
         outside = list(dict.fromkeys(k for c in mine for k in c.get("outside", {})))
         relaxed = [k for k in outside if all(k in c.get("outside", {}) for c in mine)]
-        row["outside"] = {k: _mean([c["outside"][k] for c in mine]) for k in relaxed}
+        row["outside"] = {k: mean_with_band([c["outside"][k] for c in mine]) for k in relaxed}
         row["also"] = {
-            k: {m: _mean([MEASURES[m][1] * c["also"][k][m] for c in mine]) for m in list(MEASURES)[:2]}
+            k: {m: mean_with_band([MEASURES[m][1] * c["also"][k][m] for c in mine]) for m in list(MEASURES)[:2]}
             for k in mine[0].get("also", {})
         }
         rows.append(row)
     return rows
 
 
-def _mean(values: Sequence[float]) -> tuple[float, float]:
+def mean_with_band(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the half width of its interval of confidence, by Student's t."""
     from scipy.stats import t
 

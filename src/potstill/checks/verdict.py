@@ -75,21 +75,21 @@ def validate(
     files : list of str
         What was written.
     """
-    files = ["validation.json"]
+    files, units = ["validation.json"], units or folder / "units"
     errors, strata = _held_out(model, holdout, folder, tell)
     if errors is not None:
         files.append("parity.json")
     if len(pool) and isinstance(model, Committee):
         write_json(folder / "coverage.json", coverage(model, pool, learnt or Dataset()))
         files.append("coverage.json")
-    crystals = compare_polymorphs(check, model, reference, units or folder / "units", workers=workers, tell=tell)
+    crystals = compare_polymorphs(check, model, reference, units, workers=workers, tell=tell)
     rows = card(
         checks,
         check.element,
         lattice or ground_state(check.element),
         model,
         reference,
-        units or folder / "units",
+        units,
         workers=workers,
         tell=tell,
     )
@@ -100,9 +100,7 @@ def validate(
         "holdout": errors,
         "strata": strata,
         "polymorphs": crystals,
-        "outside": None
-        if outside is None
-        else _side_by_side(outside, model, reference, units or folder / "units", tell),
+        "outside": None if outside is None else _side_by_side(outside, model, reference, units, tell),
         "card": rows,
     }
     write_json(folder / "validation.json", summary)

@@ -76,8 +76,7 @@ class Beside:
         what = [list(elements), volume, list(names), seed, CANDIDATES, self.lattice]
         file, record = (folder / f"beside-{digest(what)}{ending}" for ending in (".extxyz", ".json"))
         if not record.exists():
-            others = {name: crystals.prototype(name, elements[0], volume) for name in crystals.OPEN}
-            matcher = Exclusion({**structures, **others})
+            matcher = tests_of(self.lattice, elements[0], volume, names)
             made = generate(CANDIDATES, elements, volume, matcher, lattice=self.lattice, rng=rng)
             made.save(file)
             write_json(record, {"what": what, "kept_out": matcher.kept_out})
@@ -150,6 +149,13 @@ class Beside:
         return left.take(indices)
 
 
+def tests_of(lattice: str, element: str, volume: float, names: Sequence[str]) -> Exclusion:
+    """Return what a verdict judges by besides the ground state: crystals, slabs, a vacancy, and open crystals."""
+    structures = crystals.verdict_structures(lattice, element, volume, names)
+    structures.pop(lattice)
+    return Exclusion({**structures, **{name: crystals.prototype(name, element, volume) for name in crystals.OPEN}})
+
+
 def tests_among(frames: Sequence[Frame], names: Sequence[str]) -> dict[str, int]:
     """Return how many of some frames are a structure of the verdict, by name; of small periodic cells of one metal.
 
@@ -160,13 +166,10 @@ def tests_among(frames: Sequence[Frame], names: Sequence[str]) -> dict[str, int]
     if len(elements) != 1:
         return {}
     (element,) = elements
-    lattice = crystals.ground_state(element)
-    structures = crystals.verdict_structures(lattice, element, crystals.atomic_volume(element), names)
-    structures.pop(lattice)
-    matcher = Exclusion(structures)
+    tests = tests_of(crystals.ground_state(element), element, crystals.atomic_volume(element), names)
     for frame in small:
-        matcher.match(frame.atoms)
-    return {name: n for name, n in matcher.kept_out.items() if n}
+        tests.match(frame.atoms)
+    return {name: n for name, n in tests.kept_out.items() if n}
 
 
 def rest_volume(committee: Committee, some: Dataset) -> float:

@@ -378,10 +378,18 @@ def _mark(ax: Any, x: Sequence[float], names: Sequence[str]) -> None:
         ax.axvline(at, color=GREY, lw=0.5)
 
 
-def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -> Figure:
-    """Learning curves of selectors with bands of confidence: a panel for each measure, and one for what is outside."""
+def plain_ticks(ax: Any) -> None:
+    """Write the numbers of logarithmic axes out: 1, 2, 5, 10 …."""
     from matplotlib.ticker import LogLocator, NullLocator
 
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda value, _at: f"{value:,.10g}")
+
+
+def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -> Figure:
+    """Learning curves of selectors with bands of confidence: a panel for each measure, and one for what is outside."""
     names = list(dict.fromkeys(r["selector"] for r in rows))
     outside = any(r["outside"] for r in rows)
     n_panels = len(measures) + outside
@@ -404,10 +412,7 @@ def comparison(rows: Sequence[Mapping[str, Any]], measures: Mapping[str, str]) -
             f.axes[-1].plot(n, worst, "o-", ms=3, lw=1.2, color=colours[name])
     for ax, title in zip(f.axes, [*measures.values(), "outside the pool, worst, meV/atom"], strict=False):
         ax.set(xscale="log", yscale="log", title=title, xlabel="labels learnt from")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_minor_locator(NullLocator())
-            axis.set_major_formatter(lambda value, _at: f"{value:.10g}")
+        plain_ticks(ax)
     f.figure.legend(loc="outside upper center", ncols=min(len(names), 5))
     return f
 

@@ -222,7 +222,7 @@ def _streamed(files: list[Path], n: int, folder: Path, selector: str, have: Data
     else:
         settings = ModelConfig()
         features = StreamedFeatures(index, folder, lambda e: descriptor_for(e, settings), tell=tell)
-        order, _ = farthest_streamed(features.vectors(), n + len(have), features.describe(list(have)))
+        order, _ = farthest_streamed(features.vectors(), n, features.describe(list(have)))
     chosen, at = Dataset(), 0
     while len(chosen) < n and at < len(order):  # what is known already, or twice in the pool, does not count
         more = Dataset(index.whole(order[at : at + n - len(chosen)])).without(have)
