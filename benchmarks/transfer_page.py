@@ -25,6 +25,7 @@ Energies of crystals are above the ground state, model less reference, in meV/at
 """
 DFT = """`transfer.py dft`: PBE by pw.x, cells of at most 16 atoms, ten of the labels of generated crystals and slabs
 (`transfer.top_up`), and what is grown went on until a whole run stayed inside what it knew or the labels were spent.
+The generated ones were still chosen with all unpassed checks alike, not by their expected errors as now.
 Errors are root mean squares and mean absolute ones on ten frames of the foundational set, three of them random
 crystals an electronvolt above fcc. The checks' reference is pw.x with the same points.
 
