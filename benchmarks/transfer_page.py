@@ -152,8 +152,9 @@ def main() -> None:
         strangers = " and ".join(name for name in names if name not in FOUNDED_ON)
         parts.append(
             f"## The foundational set, {len(names)} metals\n\n`transfer.py metals`; {strangers} have no part in the "
-            "set. A check fails with the worst of its quantities; some random crystals lie on watersheds, "
-            "from where two good potentials may come to different ends.\n\n" + metals(rows)
+            "set. A check fails with the worst of its quantities. These are of a time when crystals were relaxed by "
+            "LBFGS, which may circle where curvature is negative: of other-crystals some fail that would not now.\n\n"
+            + metals(rows)
         )
     if rows := rows_of("beside"):
         n = rows[0]["n_labels"]

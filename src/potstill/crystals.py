@@ -246,7 +246,8 @@ def relaxed(
     """Minimise the energy over positions and cell.
 
     The volume is scanned first, so that a start 20 % off does not end in another basin; then ASE's FrechetCellFilter
-    with LBFGS moves cell and positions together. The input is not changed.
+    with BFGS moves cell and positions together. (LBFGS may circle for ever where curvature is negative.) The input is
+    not changed.
 
     Parameters
     ----------
@@ -275,7 +276,7 @@ def relaxed(
     """
     from ase.constraints import FixSymmetry
     from ase.filters import FrechetCellFilter
-    from ase.optimize import LBFGS
+    from ase.optimize import BFGS
 
     work = atoms.copy()
     work.calc = calculator
@@ -304,7 +305,7 @@ def relaxed(
         return work
     if symmetric:
         work.set_constraint(FixSymmetry(work, symprec=SYMMETRIC))
-    optimiser = LBFGS(FrechetCellFilter(work), logfile=None)
+    optimiser = BFGS(FrechetCellFilter(work), logfile=None)
     done = optimiser.run(fmax=force_tolerance, steps=steps)
     work.set_constraint()
     if not done:

@@ -229,12 +229,12 @@ def relax_positions(atoms: Atoms, steps: int = 500, force_tolerance: float = FOR
     ConvergenceError
         If the forces do not come below the tolerance, or the atoms go astray.
     """
-    from ase.optimize import LBFGS
+    from ase.optimize import BFGS
 
     from potstill.errors import ConvergenceError
 
     began = atoms.positions.copy()
-    done = LBFGS(atoms, logfile=None, maxstep=0.1).run(fmax=force_tolerance, steps=steps)
+    done = BFGS(atoms, logfile=None, maxstep=0.1).run(fmax=force_tolerance, steps=steps)
     moved = float(np.linalg.norm(atoms.positions - began, axis=1).max())
     if not done or not np.isfinite(moved) or moved > 4.0:
         raise ConvergenceError(f"the atoms of {atoms.get_chemical_formula()} did not come to rest in {steps} steps")

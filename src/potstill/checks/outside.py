@@ -56,14 +56,14 @@ class Outside:
 
     def _energy(self, atoms: Any, calculator: Any, *, cell: bool) -> tuple[float, float] | None:
         """Return energy and volume per atom after relaxation; None where it fails."""
-        from ase.optimize import LBFGS
+        from ase.optimize import BFGS
 
         try:
             if cell:
                 atoms = crystals.relaxed(atoms, calculator, force_tolerance=FORCE_TOLERANCE, steps=STEPS)
             else:
                 atoms.calc = calculator
-                if not LBFGS(atoms, logfile=None).run(fmax=FORCE_TOLERANCE, steps=STEPS):
+                if not BFGS(atoms, logfile=None).run(fmax=FORCE_TOLERANCE, steps=STEPS):
                     return None
             return float(atoms.get_potential_energy()) / len(atoms), float(atoms.get_volume()) / len(atoms)
         except (PotstillError, ArithmeticError, ValueError, RuntimeError):  # a poor model goes anywhere

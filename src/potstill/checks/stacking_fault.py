@@ -47,7 +47,7 @@ class StackingFault(Examination):
         """Walk the line."""
         from ase.constraints import FixedLine
         from ase.filters import FrechetCellFilter
-        from ase.optimize import LBFGS
+        from ase.optimize import BFGS
 
         rest = Rest.of(potential, self.element, self.lattice)
         start, slide = self._layers(rest)
@@ -59,7 +59,7 @@ class StackingFault(Examination):
             atoms.set_constraint(FixedLine(range(len(atoms)), [0, 0, 1]))
             atoms.calc = rest.atoms.calc
             moving = FrechetCellFilter(atoms, mask=[0, 0, 1, 0, 0, 0])
-            if not LBFGS(moving, logfile=None).run(fmax=TOLERANCE, steps=300):
+            if not BFGS(moving, logfile=None).run(fmax=TOLERANCE, steps=300):
                 raise ConvergenceError(f"the crystal did not come to rest at {share:.2f} of the slide")
             energies.append(JOULE * float(atoms.get_potential_energy()) / area)
             atoms.set_constraint()

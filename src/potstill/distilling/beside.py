@@ -2,9 +2,10 @@
 
 After a round the quick checks ask the committee for the energies of a few crystals, surfaces and a vacancy above the
 ground state. They need no reference: a check is passed where the expected error is small and the surroundings are like
-learnt ones. What fails is a target, and the generated frames whose labels would tell most about the targets are next:
-those that lower the targets' variance in the linear model most. The targets themselves never become data. Cells of the
-ground state do, strained and rattled: it is what all targets are relative to.
+learnt ones. Far from those a committee's members err alike and its spread says little, so the linear model's own
+uncertainty is expected where it is larger. What fails is a target, and the generated frames whose labels would tell
+most about the targets are next: those that lower the targets' variance in the linear model most. The targets themselves
+never become data. Cells of the ground state do, strained and rattled: it is what all targets are relative to.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from potstill import crystals
-from potstill.data import Dataset, Frame
+from potstill.config import TrainConfig
+from potstill.data import Array, Dataset, Frame
 from potstill.errors import ConvergenceError, DataError
 from potstill.generate import MOST_ATOMS, Exclusion, generate
 from potstill.model import Committee, FrameFeatures
@@ -28,6 +30,7 @@ DEAREST = 0.6  # eV/atom above the ground state, as the model sees it; beyond, n
 TOLERANCE = 5.0  # meV/atom of expected error
 SHARE = 0.02  # of the energy above the ground state, by which the tolerance grows
 SQUEEZED = {"squeezed": 0.85, "stretched": 1.15}  # the ground state, by volume: ends of the equation of state
+UNIT = 1e3 * TrainConfig().energy_scale  # meV/atom, of the linear model's equations
 STRANGEST = 1.2  # times as far from learnt surroundings as these are from each other; beyond, spreads mean little
 
 
@@ -83,20 +86,24 @@ class Beside:
         self.candidates = Dataset.load(file)
         self.kept_out: dict[str, int] = read_json(record)["kept_out"]
 
-    def check(self, committee: Committee) -> dict[str, dict[str, Any]]:
+    def check(self, committee: Committee, features: FrameFeatures, known: Dataset) -> dict[str, dict[str, Any]]:
         """Return for each test its energy above the ground state, the expected error (meV/atom), and whether it passed.
 
-        ``strangeness`` is that of its strangest atom.
+        ``strangeness`` is that of its strangest atom. Where it is beyond ``STRANGEST``, what is expected is at least
+        the standard deviation that the ``known`` frames leave to the linear model.
         """
         frames = [self.ground, *self.tests.values()]
         predicted = committee.predict(frames)
         strange = [float(s.max()) for s in committee.strangeness(frames)] if committee.domain else [0.0] * len(frames)
         per_atom = [1e3 * p.energy / f.n_atoms for p, f in zip(predicted, frames, strict=True)]
+        targets, M = self._linear(features, known)
         found = {}
         for name, energy, s in zip(self.tests, per_atom[1:], strange[1:], strict=True):
             above = energy - per_atom[0]
             doubt = float(above.std(ddof=1)) if committee.members > 1 else 0.0
             expected = max(1.0, committee.energy_calibration) * doubt
+            if s > STRANGEST:
+                expected = max(expected, UNIT * float(np.sqrt(targets[name] @ M.inverse @ targets[name])))
             tolerance = TOLERANCE + SHARE * abs(float(above.mean()))
             found[name] = {
                 "relative_energy": float(above.mean()),
@@ -136,17 +143,22 @@ class Beside:
         if not len(left):
             return Dataset()
         A = features.equations(list(left)).astype(np.float64)
+        targets, M = self._linear(features, known)
+        weighted = []
+        for name in failed:
+            t = targets[name]
+            off = float(checks[name]["expected_error"]) / float(checks[name]["tolerance"])
+            weighted.append(max(1.0, off) * t / np.sqrt(t @ M.inverse @ t))
+        indices, _ = most_telling(A, n, np.array(weighted), M)
+        return left.take(indices)
+
+    def _linear(self, features: FrameFeatures, known: Dataset) -> tuple[dict[str, Array], Information]:
+        """Return the tests' energies above the ground state as functionals of the linear model, and its M."""
         ground = features.energy_equation(self.ground)
         M = Information(len(ground))
         for a in features.equations(list(known)):
             M.add(a.astype(np.float64))
-        targets = []
-        for name in failed:
-            t = features.energy_equation(self.tests[name]) - ground
-            off = float(checks[name]["expected_error"]) / float(checks[name]["tolerance"])
-            targets.append(max(1.0, off) * t / np.sqrt(t @ M.inverse @ t))
-        indices, _ = most_telling(A, n, np.array(targets), M)
-        return left.take(indices)
+        return {name: features.energy_equation(frame) - ground for name, frame in self.tests.items()}, M
 
 
 def tests_of(lattice: str, element: str, volume: float, names: Sequence[str]) -> Exclusion:

@@ -375,7 +375,11 @@ class _Loop:
             )
         if self._wants_beside():
             beside = self._beside(committee)
-            row |= {"quick": beside.check(committee), "kept_out": beside.kept_out, "rest_volume": self.volume}
+            row |= {
+                "quick": beside.check(committee, self.features, known),
+                "kept_out": beside.kept_out,
+                "rest_volume": self.volume,
+            }
             failed = [name for name, found in row["quick"].items() if not found["passed"]]
             told += f"; quick checks not passed: {', '.join(failed) or 'none'}"
         committee.save(folder / "model")
@@ -409,7 +413,7 @@ class _Loop:
         extra = Dataset()
         if committee is not None and self._wants_beside():
             beside = self._beside(committee)
-            checks = beside.check(committee)
+            checks = beside.check(committee, self.features, self.known)
             failed = [name for name, found in checks.items() if not found["passed"]]
             had = sum(f.origin.kind == "generated" for f in self.asked)
             share = min(n, max(0, round(self.settings.distil.beside * size) - had))

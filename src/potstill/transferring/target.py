@@ -347,7 +347,8 @@ class Work:
         beside = Beside([element], volume, names, seed, folder / "rounds", lattice=lattice)
         features = FrameFeatures(model.descriptor, model.whitening)
         most = self.settings.transfer.most_atoms
-        more = beside.choose(n, beside.check(model), model, features, known, known, most_atoms=most)
+        checks = beside.check(model, features, known)
+        more = beside.choose(n, checks, model, features, known, known, most_atoms=most)
         self.tell(f"learn: {len(more)} generated frames are added, which tell most about the verdict's structures")
         return more, beside.kept_out
 
