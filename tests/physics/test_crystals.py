@@ -111,3 +111,13 @@ class Repulsion(Calculator):
 def test_a_potential_without_a_minimum_is_a_convergence_error():
     with pytest.raises(ConvergenceError, match="no minimum"):
         relaxed(Atoms("Ni", cell=[3, 3, 3], pbc=True), Repulsion())
+
+
+def test_a_way_through_negative_curvature_ends():
+    """LBFGS circles here, and is no nearer to rest after 600 steps than after 40."""
+    places = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0], [0, 0.5, 0], [0.75, 0.25, 0.5], [0.25, 0.75, 0.5]]
+    start = Atoms("Ni6", scaled_positions=places, cell=[2.6164, 2.6164, 1.0675], pbc=True)
+    start.set_cell(2.2535 * start.cell.array, scale_atoms=True)
+    calculator = resolve("lammps:NiAlH_jea.eam.alloy").calculator()
+    atoms = relaxed(start, calculator, force_tolerance=0.01, steps=100, symmetric=True)
+    assert abs(atoms.get_stress()).max() < 1e-3

@@ -223,6 +223,19 @@ def test_nothing_is_generated_where_all_that_is_left_is_dear(pool, tmp_path):
     assert len(stands.choose(1, checks, committee, features, known, Dataset())) <= 1
 
 
+def test_far_from_what_was_learnt_the_linear_model_says_what_to_expect(pool, tmp_path):
+    known = Reference()(list(pool)).data
+    committee = train(known, MODEL, TrainConfig(members=2, steps=5), seed=1)
+    features = FrameFeatures(committee.descriptor, committee.whitening)
+    stands = beside.Beside(["Ni"], 10.9, ("hcp",), 1, tmp_path)
+    before = stands.check(committee, features, known)["slab(111)"]
+    slabs = Dataset(f for f in stands.candidates if f.origin.trajectory == "generated-slab")
+    after = stands.check(committee, features, known | slabs)["slab(111)"]  # as if these had been labelled
+    assert before["strangeness"] > beside.STRANGEST
+    assert after["expected_error"] < 0.5 * before["expected_error"]
+    assert {**after, "expected_error": 0} == {**before, "expected_error": 0}
+
+
 # --- stopping ---
 
 
