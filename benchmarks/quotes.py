@@ -179,10 +179,10 @@ def fell_short(name: str, *, limit: float = 10.0) -> str:
 
 def million() -> str:
     """Return what a step of a million atoms costs."""
-    told = results("lammps")
+    told = results("million")
     lines = [[str(r["processes"]), f"{r['atoms']:,.0f}", f"{r['us']:.1f}", f"{r['gib']:.2f} GiB"] for r in told["rows"]]
     return markdown(["processes", "atoms", "µs per atom and step", "memory of the first process"], lines) + (
-        "\n" + source("lammps.py", told)
+        "\n" + source("million.py", told)
     )
 
 

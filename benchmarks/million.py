@@ -1,6 +1,6 @@
 """A million atoms in LAMMPS with a trained committee, on one process and on as many as there are cores.
 
-    python benchmarks/lammps.py --model runs/demo/2-distil/model
+    python benchmarks/million.py --model runs/demo/2-distil/model
 
 Five minutes, most of them the one process. examples/lammps_million.py is what runs.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--atoms", type=int, default=1_000_000)
     parser.add_argument("--steps", type=int, default=5)
     given = parser.parse_args()
-    about = announce("lammps")
+    about = announce("million")
     rows = []
     for processes in dict.fromkeys((1, len(os.sched_getaffinity(0)))):
         command = [str(Path(sys.executable).with_name("mpiexec")), "-n", str(processes)]
@@ -44,7 +44,7 @@ def main() -> None:
         found = {key: re.search(pattern, done.stdout, re.MULTILINE) for key, pattern in TOLD.items()}
         rows.append({"processes": processes, **{key: float(match[1]) for key, match in found.items() if match}})
         print(rows[-1], flush=True)
-    keep("lammps", about, rows, by=("processes",))
+    keep("million", about, rows, by=("processes",))
 
 
 if __name__ == "__main__":
