@@ -1,6 +1,8 @@
 """Kept results of the benchmarks: a run replaces its own rows, and each row says what run it is of."""
 
 import json
+import sys
+from importlib.metadata import packages_distributions
 
 import pytest
 
@@ -68,3 +70,8 @@ def test_the_words_of_a_run_name_no_folder_of_the_machine(common, monkeypatch):
 
 def test_a_program_that_is_not_there_fails_by_name(common):
     assert common.run(common.rival("nobody", "nowhere"), "infer") == [{"failed": "not installed"}]
+
+
+def test_no_benchmark_hides_a_package(repo):
+    names = {file.stem for file in (repo / "benchmarks").glob("*.py")}
+    assert not names & (set(packages_distributions()) | sys.stdlib_module_names)
