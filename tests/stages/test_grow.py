@@ -25,7 +25,9 @@ from potstill.transferring import Source, grow
 
 EAM = "lammps:NiAlH_jea.eam.alloy"
 SMALL = ModelConfig(cutoff=4.5, angular_cutoff=4.0, n_radial=6, n_angular=3, l_max=2, hidden=(8, 8))
-QUICK = SampleConfig(temperature=(900, 2500), learning_steps=1600, walkers=4, atoms=(16,), stride=20, frames=40)
+QUICK = SampleConfig(
+    temperature=(900, 2500), prepare=800, learning_steps=1600, walkers=4, atoms=(16,), stride=20, frames=40
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,14 @@ def settings():
         {
             "label": {"reference": EAM},
             "transfer": {"judge": 4},
-            "sample": {"learning_steps": 1600, "walkers": 4, "atoms": [16], "stride": 20, "temperature": [900, 2500]},
+            "sample": {
+                "prepare": 800,
+                "learning_steps": 1600,
+                "walkers": 4,
+                "atoms": [16],
+                "stride": 20,
+                "temperature": [900, 2500],
+            },
             "train": {"steps": 40, "members": 2, "batch": 4},
             "distil": {"round_steps": 20},
             "model": {"n_radial": 6, "n_angular": 3, "l_max": 2, "hidden": [8, 8]},

@@ -59,7 +59,7 @@ def settings(**transfer):
     return parse_config(
         {
             "transfer": {"judge": 6, **transfer},
-            "sample": {"learning_steps": 2000, "walkers": 4, "atoms": [16], "stride": 20},
+            "sample": {"prepare": 400, "learning_steps": 2000, "walkers": 4, "atoms": [16], "stride": 20},
             "train": {"steps": 20, "members": 2},
             "model": {"n_radial": 6, "n_angular": 3, "l_max": 2, "hidden": [8, 8]},
             "validate": {"polymorphs": ["fcc", "hcp"], "checks": [], "defects": False},
@@ -397,7 +397,8 @@ def test_more_labels_than_there_are_frames_are_refused_before_any_work(tmp_path,
 def test_the_command_transfers_a_file(tmp_path, labelled):
     labelled.save(tmp_path / "distilled.extxyz")
     (tmp_path / "small.toml").write_text(
-        "[sample]\nlearning_steps = 2000\nwalkers = 4\natoms = [16]\nstride = 20\n[train]\nsteps = 20\nmembers = 2\n"
+        "[sample]\nprepare = 400\nlearning_steps = 2000\nwalkers = 4\natoms = [16]\nstride = 20\n"
+        "[train]\nsteps = 20\nmembers = 2\n"
         "[model]\nn_radial = 6\nn_angular = 3\nl_max = 2\nhidden = [8, 8]\n"
         '[validate]\npolymorphs = ["fcc"]\nchecks = []\ndefects = false\n'
     )

@@ -33,7 +33,6 @@ F64 = NDArray[np.float64]
 FRICTION = 10.0  # 1/ps
 RECORD_EVERY = 20  # steps
 MELTING = 1.5  # of the highest temperature: where walkers are molten first
-PREPARE = 4_000  # steps of melting, and of settling after it
 TRACE = (2_000, 5)  # steps in which forces are traced, and the steps between
 MEETING, OPES_MEETING = 8.0, 50  # k_B T₀ taught, or updates of opes, between two meetings of the walkers
 FEWEST_UPDATES = 5  # between two meetings
@@ -254,7 +253,7 @@ class Campaign:
         kind = self.kind_of(index)
         if kind == "learn":
             return self._lessons(before, index, pool)
-        steps, frames, traces = PREPARE, 0, 0
+        steps, frames, traces = self.ensemble.prepare, 0, 0
         md = self.md._replace(volume_step=before.volume_step)
         if kind == "trace":
             steps, every = TRACE
@@ -429,7 +428,7 @@ class Campaign:
         warnings = self._warnings(series) + ([stopped] if stopped else [])
         for line in warnings:
             self.tell(f"sample: {line}")
-        steps = {"prepare": 2 * PREPARE + TRACE[0], "learn": self.n_learning * self.learning_chunk}
+        steps = {"prepare": 2 * e.prepare + TRACE[0], "learn": self.n_learning * self.learning_chunk}
         production = sum(len(r[0]) for r in produced) * RECORD_EVERY
         summary = {
             **asdict(e),

@@ -60,6 +60,8 @@ class ExtendedEnsemble:
         Steps between kept frames; 0 takes it from the autocorrelation of the forces.
     timestep : float
         fs.
+    prepare : int
+        Steps of each walker in which half of them melt, and as many in which all settle, before the bias is learnt.
     """
 
     name: str
@@ -73,6 +75,7 @@ class ExtendedEnsemble:
     learning_steps: int
     stride: int
     timestep: float
+    prepare: int = 4_000
 
     @property
     def T0(self) -> float:

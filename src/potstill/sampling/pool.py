@@ -144,6 +144,7 @@ def resolve_ensemble(settings: SampleConfig, metal: Metal, order: str, n_atoms: 
         -(-learning // walkers),
         settings.stride,
         settings.timestep,
+        settings.prepare,
     )
 
 
