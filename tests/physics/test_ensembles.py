@@ -8,7 +8,7 @@ import pytest
 from potstill.backends import resolve
 from potstill.crystals import supercell
 from potstill.sampling.bias import FROZEN, GPA, KB, Learning
-from potstill.sampling.campaign import PREPARE, Campaign
+from potstill.sampling.campaign import Campaign
 from potstill.sampling.ensembles import ExtendedEnsemble
 from potstill.sampling.thermodynamics import autocorrelation_time, reweighted
 
@@ -57,7 +57,9 @@ def plain():
                 records = []
                 for index in range(rounds + 2):
                     biases = hot if index == 0 else [c._walls(float(T))] * 2
-                    state, _ = c._move(state, index, "plain", biases, how, c.md, (3 * PREPARE, 0, 0), 0, pool)
+                    state, _ = c._move(
+                        state, index, "plain", biases, how, c.md, (3 * c.ensemble.prepare, 0, 0), 0, pool
+                    )
                     if index > 1:
                         records.append(state.records)
             r = np.concatenate(records, axis=1)

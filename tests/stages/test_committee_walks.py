@@ -195,12 +195,13 @@ def test_an_explosion_is_a_result_and_not_an_exception(committee):
 @pytest.fixture
 def short(monkeypatch):
     """Maker of a campaign whose rounds are short; returns its frames and its summary."""
-    monkeypatch.setattr(campaign, "PREPARE", 400)
     monkeypatch.setattr(campaign, "TRACE", (200, 5))
 
     def make(potential, folder, seed=1):
         folder.mkdir(exist_ok=True)
-        c = Campaign(ensemble(walkers=2), potential, supercell("fcc", "Ni", VOLUME, 32), seed, folder)
+        c = Campaign(
+            replace(ensemble(walkers=2), prepare=400), potential, supercell("fcc", "Ni", VOLUME, 32), seed, folder
+        )
         c.learning_chunk, c.production_chunk, c.n_learning = 400, 500, 2
         with ThreadPoolExecutor(2) as pool:
             frames, _, summary = c.run(20, pool)
