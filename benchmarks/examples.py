@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from common import HERE, announce, keep
@@ -50,7 +49,7 @@ def main() -> None:
     example = f"examples/{given.example}.toml"
     command = [sys.executable, "-m", "potstill.cli", "run", example, "--out", str(out)]
     subprocess.run(command, check=True, cwd=HERE.parent)  # noqa: S603 - our own command
-    told = json.loads((Path(out) / "summary.json").read_text(encoding="utf-8"))
+    told = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     tracks = {"beside": told["validate"], "pool-only": told["validate"].get("pool_only")}
     row = {
         "name": given.example,

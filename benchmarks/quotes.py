@@ -13,7 +13,6 @@ What is written between ``<!-- name -->`` and ``<!-- end of name -->`` is made w
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 
 from common import HERE, source
 from distil_page import markdown, rows_of
-from speed_page import fill
+from speed_page import kept, sampling, shares_of, step, training
 
 REPO = HERE.parent
 NUMBER = re.compile(
@@ -36,13 +35,8 @@ SHORT = {
     "p99": "force_p99",
     "worst": "force_worst",
 }
+results = cache(kept)
 Value = tuple[float, float | None]  # and half the width of its interval, where it has one
-
-
-@cache
-def results(name: str) -> Any:
-    """Return a file of results."""
-    return json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def extreme(which: str, values: Sequence[float]) -> Value:
@@ -173,7 +167,7 @@ def fell_short(name: str, *, limit: float = 10.0) -> str:
             if max(abs(mine), abs(alone)) > limit:
                 cells = [f"{x:+.1f} meV/atom" for x in (mine, alone)]
                 lines.append([f"{what} above the ground state", *cells, f"{limit:g} meV/atom"])
-    heads = ["model less reference", "with 10 generated", "pool only", "tolerance"]
+    heads = ["model less reference", "with generated frames", "of the pool alone", "tolerance"]
     return re.sub(r"(?<=\| )-(?=\d)", "−", markdown(heads, lines))
 
 
@@ -187,11 +181,27 @@ def million() -> str:
 
 
 BLOCKS: dict[str, list[tuple[str, Callable[[], str]]]] = {
-    "README.md": [("demo", lambda: ended_with("nickel"))],
+    "README.md": [
+        ("demo", lambda: ended_with("nickel")),
+        ("sampling", sampling),
+        ("training", training),
+        ("inference", step),
+    ],
+    "docs/sampling.md": [("coverage", shares_of)],
     "docs/verdict.md": [("demo", lambda: fell_short("nickel"))],
     "docs/lammps.md": [("million", million)],
     "docs/transfer.md": [("others", lambda: ended_with("nickel_to_others", slice(-2, None)))],
 }
+
+
+def fill(text: str, parts: Sequence[tuple[str, str]]) -> str:
+    """Put tables between their marks."""
+    for name, table in parts:
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        if table and begin in text:
+            head, _, rest = text.partition(begin)
+            text = f"{head}{begin}\n\n{table.strip()}\n\n{end}{rest.partition(end)[2]}"
+    return text
 
 
 def pages() -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Write docs/speed.md, and what other pages say of speed, from the kept results of the other benchmarks.
+"""Write docs/speed.md from the kept results of the other benchmarks; quotes.py writes what other pages say of speed.
 
-python benchmarks/speed_page.py          write the page and its pictures, and fill in README.md and docs/sampling.md
+python benchmarks/speed_page.py          write the page and its pictures
 python benchmarks/speed_page.py -        print the page
 """
 
@@ -22,8 +22,8 @@ from potstill.sampling.campaign import TRACE
 from potstill.sampling.pool import LEARNING
 
 PREPARE = SampleConfig().prepare  # MD steps
-DOCS, README = HERE.parent / "docs", HERE.parent / "README.md"
-PAGE, SAMPLING = DOCS / "speed.md", DOCS / "sampling.md"
+DOCS = HERE.parent / "docs"
+PAGE = DOCS / "speed.md"
 HEAD = """# Speed, measured
 
 Written by `python benchmarks/speed_page.py` from what the programs in `benchmarks/` keep; each table names its own.
@@ -617,18 +617,8 @@ PARTS = (
 )
 
 
-def fill(text: str, parts: Sequence[tuple[str, str]]) -> str:
-    """Put tables between their marks."""
-    for name, table in parts:
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        if table and begin in text:
-            head, _, rest = text.partition(begin)
-            text = f"{head}{begin}\n\n{table.strip()}\n\n{end}{rest.partition(end)[2]}"
-    return text
-
-
 def main() -> None:
-    """Write or print the page; draw its pictures, and fill in other pages, too."""
+    """Write the page and draw its pictures, or print it."""
     parts = [HEAD]
     for title, name, command, table in PARTS:
         if told := kept(name):
@@ -639,11 +629,6 @@ def main() -> None:
     PAGE.write_text("\n".join(parts), encoding="utf-8")
     for name in figures.DRAWN:
         figures.draw(name, kept(name), DOCS)
-    for page, tables in (
-        (README, [("sampling", sampling()), ("training", training()), ("inference", step())]),
-        (SAMPLING, [("coverage", shares_of())]),
-    ):
-        page.write_text(fill(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -166,6 +166,7 @@ TEST_FACES: Mapping[str, tuple[tuple[int, int, int], ...]] = {
     "bcc": ((1, 0, 0), (1, 1, 0)),
     "hcp": ((0, 0, 1), (1, 0, 0)),  # of the orthorhombic cell: basal and prismatic
 }
+RELAXED_BY = "BFGS"  # is in the keys of what is kept, so that no results of another way are mixed with these
 SYMMETRIC = 1e-3  # Å, within which a structure has a symmetry that is kept
 VACUUM = 7.0  # Å on either side of a slab: more than half of any usual cutoff, so that its sides do not see each other
 

@@ -34,7 +34,7 @@ ENSEMBLES = {
 
 def campaign(name, method, *, temperature, pressure, learning=40_000, walkers=4, seed=11):
     e = ExtendedEnsemble(
-        name, method, "structure-factor", temperature, pressure, WALLS, False, walkers, learning, 100, 2.0
+        name, method, "structure-factor", temperature, pressure, WALLS, False, walkers, learning, 100, 2.0, 4_000
     )
     return Campaign(e, EAM, supercell("fcc", "Ni", VOLUME, 32), seed, None)
 

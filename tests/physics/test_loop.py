@@ -24,7 +24,7 @@ HOW = Learning(FROZEN, 0.0, 1.0, 1.0)
 def task(steps, order="structure-factor", flexible=False, seed=1, method="sams", T=(1000.0, 3000.0), **changes):
     """A walker of crystalline nickel under the bias that learning begins with."""
     walls = (0.8 * VOLUME, 1.65 * VOLUME)
-    e = ExtendedEnsemble("multiorder-multithermal", method, order, T, (0.0,), walls, flexible, 1, 1000, 50, 2.0)
+    e = ExtendedEnsemble("multiorder-multithermal", method, order, T, (0.0,), walls, flexible, 1, 1000, 50, 2.0, 4_000)
     c = Campaign(e, EAM, supercell("fcc", "Ni", VOLUME, 32), 3, None)
     state = c._start()
     bias = e.first_bias(state.bias, 32, np.tile([-4.25 * 32, 11.8 * 32, 0.85, 0, 0, 0], (1, 4, 1)))

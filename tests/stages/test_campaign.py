@@ -83,7 +83,7 @@ def test_a_damaged_round_is_refused_with_its_name(tmp_path):
 
 def test_a_round_comes_back_from_its_file_as_it_was(tmp_path):
     e = ExtendedEnsemble(
-        "multiorder-multithermal", "opes", "q6", (1000.0, 3000.0), (0.0,), (8.7, 18.0), True, 2, 4000, 100, 2.0
+        "multiorder-multithermal", "opes", "q6", (1000.0, 3000.0), (0.0,), (8.7, 18.0), True, 2, 4000, 100, 2.0, 4_000
     )
     c = Campaign(e, EAM, supercell("fcc", "Ni", 10.9, 32), 1, None)
     with ThreadPoolExecutor(2) as pool:
@@ -171,7 +171,18 @@ class Exploding:
 
 def test_a_run_that_explodes_is_an_error_with_a_remedy_and_keeps_its_rounds(tmp_path):
     e = ExtendedEnsemble(
-        "multithermal", "sams", "structure-factor", (1000.0, 3000.0), (0.0,), (8.7, 18.0), False, 2, 4000, 50, 2.0
+        "multithermal",
+        "sams",
+        "structure-factor",
+        (1000.0, 3000.0),
+        (0.0,),
+        (8.7, 18.0),
+        False,
+        2,
+        4000,
+        50,
+        2.0,
+        4_000,
     )
     lines = []
     c = Campaign(e, Exploding(), supercell("fcc", "Ni", 10.92, 4), 1, tmp_path, lines.append)
@@ -229,6 +240,7 @@ def test_the_ensemble_is_a_sampler():
         4000,
         50,
         2.0,
+        4_000,
     )
 
     class Some:

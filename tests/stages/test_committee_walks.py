@@ -29,7 +29,18 @@ SMALL = ModelConfig(n_radial=6, n_angular=3, l_max=3, hidden=(16, 16))
 def ensemble(order="structure-factor", flexible=False, walkers=1, method="sams"):
     walls = (0.8 * VOLUME, 1.65 * VOLUME)
     return ExtendedEnsemble(
-        "multiorder-multithermal", method, order, (1000.0, 3000.0), (0.0,), walls, flexible, walkers, 1000, 50, 2.0
+        "multiorder-multithermal",
+        method,
+        order,
+        (1000.0, 3000.0),
+        (0.0,),
+        walls,
+        flexible,
+        walkers,
+        1000,
+        50,
+        2.0,
+        4_000,
     )
 
 

@@ -40,7 +40,7 @@ NATIVE, SLOW = Hidden(EAM, driven=True), Hidden(EAM)
 def task(steps, potential=EAM, order="structure-factor", name="multiorder-multithermal", flexible=False, **changes):
     """A walker of crystalline nickel under a bias as it is when learning begins."""
     walls = (0.8 * VOLUME, 1.65 * VOLUME)
-    e = ExtendedEnsemble(name, "sams", order, (1000.0, 3000.0), (0.0,), walls, flexible, 1, 1000, 50, 2.0)
+    e = ExtendedEnsemble(name, "sams", order, (1000.0, 3000.0), (0.0,), walls, flexible, 1, 1000, 50, 2.0, 4_000)
     c = Campaign(e, EAM, supercell("fcc", "Ni", VOLUME, 32), 3, None)
     state = c._start()
     records = np.tile([-4.25 * 32, 11.8 * 32, 0.85, 0, 0, 0], (1, 4, 1))
@@ -148,7 +148,7 @@ def test_lammps_samples_the_ensemble():
     """A multithermal bias on the crystal: averages at three temperatures are those of plain LAMMPS NPT."""
     walls = (0.8 * VOLUME, 1.65 * VOLUME)
     e = ExtendedEnsemble(
-        "multithermal", "sams", "structure-factor", (700.0, 1300.0), (0.0,), walls, False, 2, 24_000, 100, 2.0
+        "multithermal", "sams", "structure-factor", (700.0, 1300.0), (0.0,), walls, False, 2, 24_000, 100, 2.0, 4_000
     )
     c = Campaign(e, NATIVE, supercell("fcc", "Ni", VOLUME, 32), 5, None)
     from concurrent.futures import ThreadPoolExecutor
@@ -192,6 +192,7 @@ def test_another_pair_style_crosses_the_same_road():
         400,
         50,
         2.0,
+        4_000,
     )
     c = Campaign(e, potential, start, 1, None)
     done = advance(Task(c.engine, c._start().walkers[0], 100, c.order, c._walls(2000.0), HOW, c.md, (1,), 5, 0, 0))

@@ -150,7 +150,7 @@ class Examination(ABC):
 
     def unit(self, potential: Potential, workdir: Path) -> Measured:
         """Return what ``workdir`` has of this check with this potential, else measure and keep it."""
-        what = {"check": self.name, **asdict(self), "potential": potential.fingerprint}
+        what = {"check": self.name, **asdict(self), "potential": potential.fingerprint, "by": crystals.RELAXED_BY}
 
         def compute() -> dict[str, Any]:
             try:

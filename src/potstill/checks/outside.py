@@ -35,7 +35,13 @@ class Outside:
 
     def measure(self, potential: Potential, workdir: Path) -> Mapping[str, float]:
         """Return the energy above the ground state by name, meV/atom; what does not relax is left out."""
-        what = {"check": self.name, "element": self.element, "names": self.names, "potential": potential.fingerprint}
+        what = {
+            "check": self.name,
+            "element": self.element,
+            "names": self.names,
+            "potential": potential.fingerprint,
+            "by": crystals.RELAXED_BY,
+        }
         found: dict[str, float] = Units(workdir).get(what, lambda: self._measure(potential))
         return found
 

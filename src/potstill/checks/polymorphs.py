@@ -97,6 +97,7 @@ class Polymorphs:
         """Return :meth:`relax` from ``workdir`` if it is there, else compute and keep it."""
         what = {
             "check": self.name,
+            "by": crystals.RELAXED_BY,
             "crystal": crystal,
             "element": self.element,
             "volume": self.volume,

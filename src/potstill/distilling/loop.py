@@ -243,6 +243,7 @@ class _Loop:
         self.asked, self.known = Dataset(), Dataset()
         self.failures: list[Failure] = []
         self.beside: Beside | None = None
+        self.quick: Row | None = None  # what the last round's quick checks found
         self.volume: float | None = None  # of an atom at rest, as the first round's model says
         self._cache: Descriptions | None = None
         self.n_repeats = 0
@@ -343,7 +344,7 @@ class _Loop:
         record = folder / "round.json"
         if record.exists():
             earlier = read_json(record)
-            self.volume = earlier["rest_volume"]
+            self.volume, self.quick = earlier["rest_volume"], earlier["quick"]
             return Committee.load(folder / "model"), earlier
         committee = self._train(known, steps)
         row: Row = {
@@ -375,12 +376,9 @@ class _Loop:
             )
         if self._wants_beside():
             beside = self._beside(committee)
-            row |= {
-                "quick": beside.check(committee, self.features, known),
-                "kept_out": beside.kept_out,
-                "rest_volume": self.volume,
-            }
-            failed = [name for name, found in row["quick"].items() if not found["passed"]]
+            self.quick = beside.check(committee, self.features, known)
+            row |= {"quick": self.quick, "kept_out": beside.kept_out, "rest_volume": self.volume}
+            failed = [name for name, found in self.quick.items() if not found["passed"]]
             told += f"; quick checks not passed: {', '.join(failed) or 'none'}"
         committee.save(folder / "model")
         write_json(record, row)
@@ -413,7 +411,7 @@ class _Loop:
         extra = Dataset()
         if committee is not None and self._wants_beside():
             beside = self._beside(committee)
-            checks = beside.check(committee, self.features, self.known)
+            checks = self.quick or beside.check(committee, self.features, self.known)  # of a start that was given
             failed = [name for name, found in checks.items() if not found["passed"]]
             had = sum(f.origin.kind == "generated" for f in self.asked)
             share = min(n, max(0, round(self.settings.distil.beside * size) - had))

@@ -75,7 +75,7 @@ class ExtendedEnsemble:
     learning_steps: int
     stride: int
     timestep: float
-    prepare: int = 4_000
+    prepare: int
 
     @property
     def T0(self) -> float:
