@@ -153,7 +153,7 @@ def main() -> None:
         parts.append(
             f"## The foundational set, {len(names)} metals\n\n`transfer.py metals`; {strangers} have no part in the "
             "set. A check fails with the worst of its quantities. These are of a time when crystals were relaxed by "
-            "LBFGS, which may circle where curvature is negative, so a fail of other-crystals may be the relaxation's.\n\n"
+            "LBFGS, which may circle where curvature is negative: a fail of other-crystals may be its doing.\n\n"
             + metals(rows)
         )
     if rows := rows_of("beside"):
