@@ -29,6 +29,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check src tests scripts benchmarks docs
 	$(BIN)/ruff check src tests scripts benchmarks docs
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file benchmarks/mypy.ini
 	$(BIN)/lint-imports
 
 format: $(STAMP)

@@ -57,7 +57,7 @@ def ensemble(order: str, walkers: int, learning: int) -> ExtendedEnsemble:
     """Return the ensemble that `potstill sample` takes for nickel."""
     walls = (0.8 * VOLUME, 1.65 * VOLUME)
     return ExtendedEnsemble(
-        "multiorder-multithermal", "sams", order, RANGE, (0.0,), walls, False, walkers, learning, 100, 2.0
+        "multiorder-multithermal", "sams", order, RANGE, (0.0,), walls, False, walkers, learning, 100, 2.0, 4_000
     )
 
 
