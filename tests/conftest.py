@@ -44,6 +44,12 @@ def repo() -> Path:
     return _REPO
 
 
+@pytest.fixture
+def short_rounds(monkeypatch) -> None:
+    """Sampling ends soon after the frames it is asked for, also by a potential that is slow."""
+    monkeypatch.setattr("potstill.sampling.campaign.ROUND", (500, 1_000))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the real data, which is optional everywhere."""

@@ -9,7 +9,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 from ase.build import bulk
+from typer.testing import CliRunner
 
+from potstill.cli import app
 from potstill.data import Dataset, Frame
 from potstill.errors import BackendError, ConfigError, ConvergenceError, DataError, PotstillError, StoreError
 
@@ -319,10 +321,13 @@ def test_status_and_explain_of_what_is_no_run_say_so(tmp_path):
         assert "is not a run" in told
 
 
+@pytest.mark.usefixtures("short_rounds")
 def test_other_metals_sample_by_changing_two_words(tmp_path):
     for element, potential in (("Al", "lammps:Al_zhou.eam.alloy"), ("Nb", "lammps:Nb.uf3")):
         out = tmp_path / f"{element}.extxyz"
         short = ["sample.walkers=2", "sample.prepare=400", "sample.learning_steps=4000", "sample.stride=100"]
         options = [word for text in short for word in ("--set", text)]
-        call("sample", "--element", element, "--potential", potential, "--frames", 20, "--out", out, *options)
+        words = ["sample", "--element", element, "--potential", potential, "--frames", "20", "--out", str(out)]
+        done = CliRunner().invoke(app, [*words, *options])
+        assert done.exit_code == 0, done.output
         assert len(Dataset.load(out)) == 20

@@ -84,6 +84,7 @@ def desk(tmp_path, tiny, labelled, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.usefixtures("short_rounds")
 @pytest.mark.parametrize("section", sorted(set(COMMANDS.values())))
 def test_the_commands_of_a_section_run(section, desk):
     for line in (line for line, its in COMMANDS.items() if its == section):

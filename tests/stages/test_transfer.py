@@ -361,6 +361,7 @@ def test_a_warm_start_begins_with_the_source_s_weights(tmp_path, frames, model):
     assert not np.array_equal(got.whitening.matrix, model.whitening.matrix)
 
 
+@pytest.mark.usefixtures("short_rounds")
 @pytest.mark.parametrize(("metal", "recipe", "skewed"), [("Nb", "lammps:Nb.uf3", False), ("Al", EAM, True)])
 def test_its_own_run_keeps_right_angles_where_its_potential_cannot_do_without(tmp_path, frames, metal, recipe, skewed):
     asked = settings(to=[metal], references={metal: recipe}, judge=4)

@@ -38,6 +38,7 @@ MEETING, OPES_MEETING = 8.0, 50  # k_B T₀ taught, or updates of opes, between 
 FEWEST_UPDATES = 5  # between two meetings
 SHAPE_STEP, SHAPE_LIMIT = 0.012, 0.4  # the limit lets fcc reach bcc along Bain's path, at 0.32
 SKIN = 1.0  # Å
+ROUND, SLOW_ROUND = (4_000, 10_000), (500, 1_000)  # steps that learn and that produce between two stores
 
 
 _STORED = ("index", "alive", "volume_step", "stride", "records", "frames", "cells", "marks")
@@ -174,7 +175,7 @@ class Campaign:
         self.engine = Engine(potential, crystal.get_chemical_symbols()[0], self.n_atoms, guard)
         self.order = order_for(ORDERS[ensemble.order], crystal)
         slow = self.engine.path == "calculator"
-        self.learning_chunk, self.production_chunk = (500, 1_000) if slow else (4_000, 10_000)
+        self.learning_chunk, self.production_chunk = SLOW_ROUND if slow else ROUND
         self.md = Md(
             self.engine.mass,
             ensemble.timestep * units.fs,
