@@ -96,6 +96,13 @@ def kpoints(spacing: str, width: str) -> Value:
     return 1e3 * row["forces"], None
 
 
+def scale(frames: str, what: str) -> Value:
+    """Return the minutes of a choice from a pool of so many frames, the GiB, or the ms a frame."""
+    row = next(r for r in results("distil-scale")["rows"] if r["frames"] == int(frames))
+    found = {"minutes": row["seconds"] / 60, "gib": row["peak_gib"], "ms": 1e3 * row["seconds"] / row["frames"]}
+    return found[what], None
+
+
 def example(name: str, track: str, what: str, *names: str) -> Value:
     """Return an error of an example's potential; of crystals but those named, the largest; of a check, a percentage."""
     row = next(r for r in results("examples")["rows"] if r["name"] == name)["tracks"][track]
@@ -114,6 +121,7 @@ SOURCES: dict[str, Callable[..., Value]] = {
     "ways": ways,
     "dft": by_dft,
     "kpoints": kpoints,
+    "scale": scale,
     "example": example,
 }
 
