@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from potstill.config import TrainConfig
 from potstill.data import Array, Frame
 from potstill.model.descriptor import Descriptor, Whitening, chunks
-from potstill.model.neighbours import Geometry
+from potstill.model.neighbours import Geometry, join
 
 COMPONENTS = 32  # leading whitened components in which surroundings are compared, as in `domain`
 APART = 1e3  # distance between the surroundings of different elements, which nothing else exceeds
@@ -66,15 +69,17 @@ class FrameFeatures:
         loss scales, so that A Aᵀ, with A a frame's array, is its Fisher information about the P parameters. ``rank``
         directions stand for all equations: those that carry most.
         """
-        new = [f for f in frames if f.key not in self._equations]
-        for frame in new:
-            self._equations[frame.key] = self._compressed(frame)
+        new = {f.key: f for f in frames if f.key not in self._equations}
+        for chunk in chunks(list(new.values())):
+            self._equations.update(zip((f.key for f in chunk), self._linear(chunk), strict=True))
         return np.array([self._equations[f.key] for f in frames], dtype=np.float32)
 
     def energy_equation(self, frame: Frame) -> Array:
         """Return the parameters' weights in the frame's energy per atom, (P,), in the units of :meth:`equations`."""
         geometry = self.descriptor.geometry([frame])
-        return linear_equations(geometry, self.descriptor, self.whitening, strained=False)[:, 0]
+        return linear_equations(geometry, self._leading(geometry), self.descriptor, self.whitening, strained=False)[
+            :, 0
+        ]
 
     def _learn(self, frames: Sequence[Frame], memory: dict[str, Array] | dict[str, F32]) -> None:
         """Describe what is new, both ways at once, because the descriptors are the work."""
@@ -87,24 +92,43 @@ class FrameFeatures:
                 self._vectors[frame.key] = np.concatenate([x[low:high].mean(0), x[low:high].std(0)])
                 self._surroundings[frame.key] = near[low:high]
 
-    def _compressed(self, frame: Frame) -> F32:
-        geometry = self.descriptor.geometry([frame])
-        A = linear_equations(geometry, self.descriptor, self.whitening, frame.volume is not None)
-        if A.shape[1] > RANK:
-            values, vectors = np.linalg.eigh(A.T @ A)
-            del values
-            A = A @ vectors[:, -RANK:]
-        return np.pad(A, ((0, 0), (0, RANK - A.shape[1]))).astype(np.float32)
+    def _leading(self, geometry: Geometry) -> Array:
+        """Return the features of the linear model, (n_atoms, K)."""
+        Z, F = self.whitening.mean.shape
+        return self.whitening.apply(self.descriptor.compute(geometry), geometry.species, min(F, MOST_COLUMNS // Z))
+
+    def _linear(self, frames: Sequence[Frame]) -> list[F32]:
+        """Return the equations of each frame, a frame a thread: its matrices are too small to share one among many."""
+        parts = [self.descriptor.geometry([f]) for f in frames]
+        x = np.split(self._leading(join(parts)), np.cumsum([f.n_atoms for f in frames])[:-1])
+
+        def one(frame: Frame, part: Geometry, x: Array) -> F32:
+            strained = frame.volume is not None
+            return compressed(linear_equations(part, x, self.descriptor, self.whitening, strained=strained))
+
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(nb.get_num_threads()) as pool:
+            return list(pool.map(one, frames, parts, x))
 
 
-def linear_equations(geometry: Geometry, descriptor: Descriptor, whitening: Whitening, strained: bool) -> Array:
-    """Return a frame's equations of the linear model, (P, 1 + 3 n_atoms (+ 6 where its cell can be strained))."""
-    Z, F = whitening.mean.shape
-    K = min(F, MOST_COLUMNS // Z)
+def compressed(A: Array) -> F32:
+    """Return :data:`RANK` directions that stand for all equations, (P, r) → (P, RANK); zeros where there are fewer."""
+    if A.shape[1] > RANK:
+        _, vectors = np.linalg.eigh(A.T @ A)
+        A = A @ vectors[:, -RANK:]
+    return np.pad(A, ((0, 0), (0, RANK - A.shape[1]))).astype(np.float32)
+
+
+def linear_equations(
+    geometry: Geometry, x: Array, descriptor: Descriptor, whitening: Whitening, *, strained: bool
+) -> Array:
+    """Return a frame's equations of the linear model, (P, 1 + 3 n_atoms (+ 6 where its cell can be strained)).
+
+    Its features x are (n_atoms, K), and P is K weights for each element and the elements' shifts.
+    """
+    Z, K = len(whitening.mean), x.shape[1]
     scales = TrainConfig()
     N = len(geometry.centre)
     slopes = descriptor.design(geometry)
-    x = whitening.apply(descriptor.compute(geometry), geometry.species, K)
     energy, slope = np.zeros(Z * K + Z), np.zeros((Z * K + Z, 3 * N + 6))
     for z in range(Z):
         mine = geometry.species == z

@@ -156,7 +156,7 @@ def _displace(o: Near, n_kinds: int, a: int, offset: int, R: Any, S: Any, move: 
         store(move, k + 2 * room, dz * zz + z - load(move, k + 2 * room))
 
 
-@kept()
+@kept(nogil=True)
 def design(  # noqa: C901 - the loops of one sum
     first: I64, second: I32, x: F64, owner: I32, kinds: I32, centre: I64, s: Shape, out: F64
 ) -> None:

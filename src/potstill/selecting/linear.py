@@ -110,8 +110,8 @@ class Leverage:
         survey = surveyor(committee, self.name)
         A = survey.equations(list(pool))
         M = Information(A.shape[1])
-        for frame in known:
-            M.add(survey.equations([frame])[0].astype(np.float64))
+        for a in survey.equations(list(known)):
+            M.add(a.astype(np.float64))
         return Selection(
             *greedy(len(A), n, lambda k: M.gain(A[k].astype(np.float64)), lambda k: M.add(A[k].astype(np.float64)))
         )
