@@ -149,7 +149,7 @@ def scale(sizes: list[int]) -> None:
         seconds, cpu, peak = watched([sys.executable, "-m", "potstill.cli", *words])
         rows.append({"frames": n, "chosen": few, "seconds": seconds, "cpu_seconds": cpu, "peak_gib": peak})
         print(f"{n:9,d} {seconds:8.1f} {cpu:8.1f} {1e3 * seconds / n:10.2f} {peak:9.2f}", flush=True)
-    keep("distil-scale", about, rows)
+    keep("distil-scale", about, rows, by=("frames",))
 
 
 @dataclass(frozen=True)

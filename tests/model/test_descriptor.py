@@ -282,6 +282,17 @@ def test_frames_are_described_by_mean_and_deviation_of_their_atoms_and_remembere
     assert np.array_equal(found.describe(list(data[::-1])), X[::-1])
 
 
+@pytest.mark.two_threads
+def test_what_many_frames_would_teach_is_what_each_of_them_would():
+    frames = _some()
+    w = Whitening.fit(SHORT, frames)
+    together = FrameFeatures(SHORT, w).equations(frames)
+    assert len({f.n_atoms for f in frames}) > 2
+    for frame, A in zip(frames, together, strict=True):
+        assert np.abs(A).max() > 0
+        assert np.array_equal(FrameFeatures(SHORT, w).equations([frame])[0], A)
+
+
 @few
 @given(seeds, st.permutations(range(8)))
 def test_descriptions_of_frames_see_only_the_structure(data, seed, order):
