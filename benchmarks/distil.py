@@ -139,7 +139,7 @@ def contest(
             "pool": digest([file_digest(file) for file in (pool_, test, *others)]),
             "date": time.strftime("%Y-%m-%d"),
         }
-        if any(c["pool"] != stamp["pool"] for c in cells):
+        if any(c.get("pool") != stamp["pool"] for c in cells):
             sys.exit(f"{kept} is of another pool, which another processor made or another version: delete it first.")
         for path, rows in each(walk, paths, workers=given.workers):
             cells = [c for c in cells if (c["selector"], c["seed"]) != path] + [{**row, **stamp} for row in rows]

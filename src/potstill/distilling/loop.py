@@ -296,6 +296,8 @@ class _Loop:
             )
             self.tell(f"distil: {len(gone)} labels are left out, and training is done again")
             committee, curve[-1] = self.learn(len(sizes), self.known, self._full(self.known))
+        alone = self._pool_only() if both else None
+        judged = summarise(parity(alone, self.holdout)).as_dict() if alone and len(self.holdout) else None
         return Distilled(
             self.known,
             self.holdout,
@@ -304,11 +306,12 @@ class _Loop:
             stopped,
             [f.plain() for f in self.failures],
             strange,
-            self._pool_only() if both else None,
+            alone,
             {
                 "n_near_duplicates": self.n_repeats,
                 "kept_out": curve[-1]["kept_out"],
                 "tests_in_pool": self._tests_in_pool(),
+                "errors_pool_only": judged,
             },
             self._drawn(curve) if d.baseline and len(self.holdout) else [],
         )
@@ -467,20 +470,25 @@ class _Loop:
         if len(mine) == len(self.known) or not len(mine):
             return None
         self.tell(f"distil: training on the {len(mine)} frames of the pool alone, to compare")
-        folder = self.folder / "rounds" / f"pool-only-{digest([self.trail, _content(mine)])}"
+        folder = self.folder / "rounds" / f"pool-only-{digest([self.trail, _content(mine), _content(self.holdout)])}"
         if not (folder / "model" / "model.json").exists():
             self._train(mine, self._full(mine)).save(folder / "model")
         return Committee.load(folder / "model")
 
     def _drawn(self, curve: Sequence[Row]) -> list[Row]:
-        """Learn as many random frames of the pool as each round had labels, as long, so that choosing can be judged."""
+        """Learn as many random frames of the pool as each round had labels, as long, so that choosing can be judged.
+
+        Those that repeat each other or a held-out one are no more drawn than they are chosen.
+        """
         rng = np.random.default_rng([self.settings.seed, 8])
-        order, rows = rng.permutation(len(self.pool)), []
+        drawn = self.pool.take(rng.permutation(len(self.pool))[: 3 * max(row["n_labels"] for row in curve)])
+        drawn, rows = drawn.without(near_duplicates(drawn, self.features, known=self.holdout)), []
         for row in curve:
-            got = self.labeller(list(self.pool.take(order[: row["n_labels"]])))
+            got = self.labeller(list(drawn[: row["n_labels"]]))
             if not len(got.data):
                 return []
-            folder = self.folder / "rounds" / f"random-{digest([_content(got.data), row['steps'], self.trail])}"
+            what = [_content(got.data), row["steps"], self.trail, _content(self.holdout)]
+            folder = self.folder / "rounds" / f"random-{digest(what)}"
             if not (record := folder / "round.json").exists():
                 self.tell(f"distil: training on {len(got.data)} random frames of the pool, to compare")
                 points = parity(self._train(got.data, row["steps"]), self.holdout)
