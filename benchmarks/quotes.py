@@ -115,7 +115,8 @@ def example(name: str, track: str, what: str, *names: str) -> Value:
 
 SOURCES: dict[str, Callable[..., Value]] = {
     **{
-        name: (lambda *rest, name=name: selectors(name, *rest)) for name in ("ni", "ni-whole", "ni-beside", "nb", "zuo")
+        name: (lambda *rest, name=name: selectors(name, *rest))
+        for name in ("ni", "ni-whole", "ni-beside", "nb", "al", "zuo")
     },
     "metals": metals,
     "ways": ways,
