@@ -1,4 +1,4 @@
-"""Which selector to trust, and what the default reaches: learning curves with error bars on nickel, niobium and aluminium.
+"""Which selector to trust, and what the default reaches: learning curves of nickel, niobium and aluminium.
 
     python benchmarks/distil.py table       all selectors on 20,000 nickel frames, 10 to 400 labels, five seeds
     python benchmarks/distil.py whole       all 20,000 frames: the limit of any choice
