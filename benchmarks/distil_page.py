@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from common import HERE, source
 
 from potstill.comparing import BREADTH, MEASURES, mean_with_band, table
@@ -87,7 +86,8 @@ def rows_of(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = table(kept["cells"])
     for row in rows:
         mine = [c for c in kept["cells"] if (c["selector"], c["n_labels"]) == (row["selector"], row["n_labels"])]
-        row["mae"] = float(np.mean([1e3 * c["errors"]["force_mae_ev_per_angstrom"] for c in mine]))
+        maes = [1e3 * c["errors"]["force_mae_ev_per_angstrom"] for c in mine]
+        row["mae"] = mean_with_band(maes) if len(maes) > 1 else (maes[0], 0.0)
     return sorted(rows, key=lambda row: (row["n_labels"], row["selector"]))
 
 
@@ -111,7 +111,7 @@ def errors(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
         n = row["n_seeds"]
-        cells = [str(row["n_labels"]), row["selector"], str(n), f"{row['mae']:.1f}"]
+        cells = [str(row["n_labels"]), row["selector"], str(n), pm(row["mae"], 1, n)]
         cells += [pm(row[k], 2 if k.startswith("energy") else 1, n) for k in MEASURES]
         lines.append(cells + [pm(row[k], 3, n) if k in row else "–" for k in breadth])
     return markdown(heads, lines)
