@@ -44,13 +44,17 @@ PARTS = {  # what each file of results is
     ),
     "nb": (
         "Niobium",
-        "4,000 frames of 36 atoms, 1,200 to 4,500 K, labels by UF3: `distil.py second --budgets 25,100,400`, by an "
-        "earlier version.",
+        (
+            "4,000 frames of 36 atoms, 1,200 to 4,500 K, labels by UF3: `distil.py second --budgets 25,100,400`, by an "
+            "earlier version."
+        ),
     ),
     "al": (
         "Aluminium",
-        "4,000 frames of 32 atoms, 430 to 1,900 K, labels by embedded atoms: `distil.py third --selectors "
-        "random,potstill --budgets 25,100,400`.",
+        (
+            "4,000 frames of 32 atoms, 430 to 1,900 K, labels by embedded atoms: `distil.py third --selectors "
+            "random,potstill --budgets 25,100,400`."
+        ),
     ),
     "zuo": (
         "Nickel by density-functional theory",
