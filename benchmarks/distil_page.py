@@ -93,7 +93,7 @@ def rows_of(kept: Mapping[str, Any]) -> list[dict[str, Any]]:
     for row in rows:
         mine = [c for c in kept["cells"] if (c["selector"], c["n_labels"]) == (row["selector"], row["n_labels"])]
         maes = [1e3 * c["errors"]["force_mae_ev_per_angstrom"] for c in mine]
-        row["mae"] = mean_with_band(maes) if len(maes) > 1 else (maes[0], 0.0)
+        row["mae"] = mean_with_band(maes)
     return sorted(rows, key=lambda row: (row["n_labels"], row["selector"]))
 
 

@@ -18,10 +18,12 @@ from distil_page import markdown
 from endtoend import fewest
 
 from potstill.config import SampleConfig
+from potstill.sampling.campaign import ROUND as STEPS
 from potstill.sampling.campaign import TRACE
 from potstill.sampling.pool import LEARNING
 
 PREPARE = SampleConfig().prepare  # MD steps
+LESSON, ROUND = STEPS  # of a walker, in which learning and production are done
 DOCS = HERE.parent / "docs"
 PAGE = DOCS / "speed.md"
 HEAD = """# Speed, measured
@@ -474,7 +476,6 @@ def walkers() -> str:
 CORES = (10, 100, 1_000, 10_000)
 NODE = 64  # cores of a node: a run's walkers, and what describes and chooses, are on one
 STRIDE = 50  # MD steps between frames of 32 atoms: a usual one
-LESSON, ROUND = 4_000, 10_000  # steps of a walker in which learning and production are done
 COST = """
 Seconds of learning + sampling + choosing, as if cores did not slow each other. A run has a walker on each core of a
 node of up to {node}: each is made ready ({ready:,} MD steps), they learn the bias together ({learning:,} steps) and

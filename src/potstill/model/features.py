@@ -77,9 +77,8 @@ class FrameFeatures:
     def energy_equation(self, frame: Frame) -> Array:
         """Return the parameters' weights in the frame's energy per atom, (P,), in the units of :meth:`equations`."""
         geometry = self.descriptor.geometry([frame])
-        return linear_equations(geometry, self._leading(geometry), self.descriptor, self.whitening, strained=False)[
-            :, 0
-        ]
+        x = self._leading(geometry)
+        return linear_equations(geometry, x, self.descriptor, self.whitening, strained=False)[:, 0]
 
     def _learn(self, frames: Sequence[Frame], memory: dict[str, Array] | dict[str, F32]) -> None:
         """Describe what is new, both ways at once, because the descriptors are the work."""
