@@ -115,9 +115,10 @@ def announce(title: str) -> dict[str, Any]:
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
+    mine, all_of = len(os.sched_getaffinity(0)), os.cpu_count()
     about = {
         "what": title,
-        "machine": f"{model}, {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{model}, {mine} cores" if mine == all_of else f"{model}, {mine} of {all_of} cores",
         "load": os.getloadavg()[0],
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions(),

@@ -31,7 +31,7 @@ def verdict(told: Mapping[str, Any]) -> dict[str, Any]:
         "errors": told["holdout"],
         "crystals": {name: c["relative_energy_error"] for name, c in crystals.items() if name != rest},
         "above": {name: c["reference"]["relative_energy"] for name, c in crystals.items()},
-        "outside": {s["structure"]: s["error"] for s in told["outside"]},
+        "outside": {s["structure"]: s["error"] for s in told["outside"] or ()},
         "card": {
             check["check"]: [{key: row[key] for key in (*QUANTITY, "result")} for row in check["rows"]]
             for check in told["card"]

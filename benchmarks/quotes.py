@@ -22,7 +22,8 @@ from typing import Any
 
 from common import HERE, source
 from distil_page import markdown, rows_of
-from speed_page import kept, sampling, shares_of, step, training
+from speed_page import standing
+from speed_tables import kept, sampling, shares_of, step
 
 REPO = HERE.parent
 NUMBER = re.compile(
@@ -193,11 +194,15 @@ BLOCKS: dict[str, list[tuple[str, Callable[[], str]]]] = {
     "README.md": [
         ("demo", lambda: ended_with("nickel")),
         ("sampling", sampling),
-        ("training", training),
+        ("standing", standing),
         ("inference", step),
     ],
     "docs/sampling.md": [("coverage", shares_of)],
     "docs/verdict.md": [("demo", lambda: fell_short("nickel"))],
+    "docs/labels.md": [
+        ("aluminium", lambda: ended_with("aluminium_dft")),
+        ("aluminium's card", lambda: fell_short("aluminium_dft")),
+    ],
     "docs/lammps.md": [("million", million)],
     "docs/transfer.md": [("others", lambda: ended_with("nickel_to_others", slice(-2, None)))],
 }

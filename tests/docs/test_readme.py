@@ -96,7 +96,7 @@ def test_a_page_of_numbers_is_what_the_kept_results_say(repo, program, page):
 def test_the_tables_of_speed_in_the_readme_are_those_of_the_page(repo):
     readme, page = (repo / "README.md").read_text(), (repo / "docs" / "speed.md").read_text()
     about_sampling = (repo / "docs" / "sampling.md").read_text()
-    for text, name in ((readme, "sampling"), (readme, "training"), (readme, "inference"), (about_sampling, "coverage")):
+    for text, name in ((readme, "sampling"), (readme, "standing"), (readme, "inference"), (about_sampling, "coverage")):
         table = text.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0].strip()
         assert len(table) > 100
         assert table in page
