@@ -23,9 +23,9 @@ HEAD = """# Speed, measured
 
 Written by `python benchmarks/speed_page.py` from what the programs in `benchmarks/` keep; each table names its own.
 Ratios are within one run. Machines differ more than programs do, so compare within a table. Below a table stands what
-is better than ours in it. Three things kept users waiting most and were mended: compilation at a first run, a driver
-that searched all labels in flight for the one that landed, and steps to a self-consistent density. The first two have
-tables of both ways side by side here, the third is printed by `python benchmarks/mixing.py`.
+is better than ours in it. Three things kept users waiting most and were mended: [compilation at a first
+run](#a-first-run), a driver that searched all labels in flight for [the one that landed](#labels-that-land), and
+steps to a [self-consistent density](#mixing-of-densities); each has both ways side by side, before and now.
 """
 STANDING = """## Where we stand
 
