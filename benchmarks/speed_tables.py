@@ -590,7 +590,7 @@ def landings() -> str:
     return markdown(["labels in flight", "before, ms", "now, ms"], lines) + below(LANDING)
 
 
-MIXED = """Steps of pw.x until aluminium is self-consistent, and seconds. Local Thomas–Fermi by 0.4 came first before,
+MIXED = """Steps of pw.x until aluminium is self-consistent. Local Thomas–Fermi by 0.4 came first before,
 plain mixing by 0.4 does now, and local Thomas–Fermi where that does not settle."""
 NOW = "plain 0.4"
 
@@ -600,14 +600,11 @@ def mixing() -> str:
     told = kept("mixing")
     if told is None:
         return ""
-    lines = [
-        [r["structure"], str(r["atoms"]), r["mixing"], str(r["steps"] or "none"), f"{r['seconds']:.0f}"]
-        for r in told["rows"]
-    ]
     found: dict[str, dict[str, float]] = {}
+    sizes = {r["structure"]: r["atoms"] for r in told["rows"]}
     for r in told["rows"]:
-        of = found.setdefault(r["mixing"], {})
-        of[f"in steps of {r['structure']}"] = r["steps"] or math.inf
-        of[f"in its seconds ({r['structure']})"] = r["seconds"] if r["steps"] else math.inf
-    told_of = better(NOW, found.pop(NOW), found)
-    return markdown(["structure", "atoms", "mixing", "steps", "s"], lines) + below(MIXED, told_of)
+        found.setdefault(r["mixing"], {})[f"of {r['structure']}"] = r["steps"] or math.inf
+    lines = [[way, *(f"{steps:.0f}" if steps < math.inf else "none" for steps in mine.values())] for way, mine in found.items()]
+    heads = ["steps", *(f"{name}, {n} atoms" for name, n in sizes.items())]
+    told_of = better(f"{NOW} in steps", found.pop(NOW), found)
+    return markdown(heads, lines) + below(MIXED, told_of)
