@@ -604,7 +604,7 @@ def mixing() -> str:
     sizes = {r["structure"]: r["atoms"] for r in told["rows"]}
     for r in told["rows"]:
         found.setdefault(r["mixing"], {})[f"of {r['structure']}"] = r["steps"] or math.inf
-    lines = [[way, *(f"{steps:.0f}" if steps < math.inf else "none" for steps in mine.values())] for way, mine in found.items()]
+    lines = [[way, *(f"{steps:.0f}".replace("inf", "none") for steps in mine.values())] for way, mine in found.items()]
     heads = ["steps", *(f"{name}, {n} atoms" for name, n in sizes.items())]
     told_of = better(f"{NOW} in steps", found.pop(NOW), found)
     return markdown(heads, lines) + below(MIXED, told_of)
