@@ -72,7 +72,8 @@ a choice, it is made once, and only errors have a band.
 SCALE = """Frames of 32 nickel atoms by farthest points from pools of `potstill sample`, descriptors included: 1,000 of
 them, or a tenth of a smaller pool.
 """
-LARGE = """Seconds of a choice from the first frames of such pools, each program by itself.
+LARGE = """Seconds of a choice of 100 from the first frames of such pools, each program by itself, in five minutes and
+12 GiB at most.
 """
 DEFAULT, RANDOM = "potstill potstill", "potstill random"
 SEEN = {  # what is measured of a choice: head, digits, whether more is better
