@@ -51,8 +51,11 @@ class Standing:
         who, best = best_of(self.others.items(), key=lambda found: found[1])
         beside = f"{best:,.{self.digits}f}, {who}" if math.isfinite(best) else "none"
         ratio = self.mine / best if self.more else best / self.mine
-        said = "–"  # where one of them did not reach the goal
-        if 0.0 < ratio < math.inf:
+        if not 0.0 < ratio < math.inf:
+            said = "–"  # one of them did not reach the goal
+        elif round(max(ratio, 1.0 / ratio), 1) == 1.0:
+            said = "as good"
+        else:
             said = f"{ratio:.1f} × better" if ratio > 1.0 else f"**{1.0 / ratio:.1f} × worse**"
         return [self.what, f"{self.mine:,.{self.digits}f}", beside, said]
 

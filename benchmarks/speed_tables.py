@@ -419,7 +419,8 @@ def shares_of() -> str:
 
 
 MODEL = """
-A label waits half a second, as a program elsewhere would, or not at all; efficiency leaves the start out. The model of
+A label waits half a second, as a program elsewhere would, or not at all. Efficiency leaves the start out, and is above
+one where workers that are there begin while others start. The model of
 N labels of t seconds on w workers is start + max(rounds (t + o), N d, N c / C), rounds being N / w rounded up: what a
 worker spends on a label besides its calculation (o), what the driver does, or parsl's hub if that is more (d), and, on
 one machine of C cores, what a label takes of all of them (c). "Binds" says which of the three is the largest.
