@@ -29,6 +29,7 @@ SHARED = HERE.parent.parent / "shared" / "data"
 EAM = "lammps:NiAlH_jea.eam.alloy"
 TRAIN, TRAIN_100, TEST = (RUNS / f"momt-{name}.extxyz" for name in ("train", "train-100", "test"))
 ABSENT = "not installed"
+BUSY = 0.9  # of a core; below it, others had the machine too
 STAMP = ("date", "machine", "load", "versions", "command")  # what a row says of the run that measured it
 Row = dict[str, Any]
 

@@ -45,54 +45,39 @@ WHERE = {"here": (BLUE, "o"), "parsl": (ORANGE, "s"), "slurm": (GREEN, "D")}
 
 
 def curves(name: str, told: Told) -> dict[str, list[tuple[float, float]]]:
-    """Return the points of each program's line; none where there is nothing that a line could be drawn through."""
+    """Return the points of each program's line."""
     x, y = AXES[name]
     found: dict[str, list[tuple[float, float]]] = {}
     for row in told["rows"]:
         if "failed" not in row and row.get("data", DATA) == DATA:
             found.setdefault(row["name"], []).append((row[x], row[y]))
-    lines = {who: sorted(points) for who, points in found.items()}
-    return lines if any(len(points) > 1 for points in lines.values()) else {}
+    return {who: sorted(points) for who, points in found.items()}
 
 
-def drawn(name: str, told: Told | None) -> figures.Figure | None:
-    """Return a picture of results, where there is one."""
-    if name not in DRAWN or told is None:
-        return None
+def shown(name: str) -> str:
+    """Return the words that show a picture of results on the page, where there is one."""
+    return f"![{TITLES[name]}](images/speed-{name}.png)\n\n" if name in DRAWN else ""
+
+
+def draw(name: str, told: Told, docs: Path) -> None:
+    """Write a picture of results."""
     with figures.style():
-        return DRAWN[name](told)
+        (docs / "images" / f"speed-{name}.png").write_bytes(DRAWN[name](told).png())
 
 
-def shown(name: str, told: Told | None) -> str:
-    """Return the words that show a picture on the page, where there is one."""
-    return f"![{TITLES[name]}](images/speed-{name}.png)\n\n" if drawn(name, told) else ""
-
-
-def draw(name: str, told: Told | None, docs: Path) -> None:
-    """Write a picture, where its results are there."""
-    if picture := drawn(name, told):
-        with figures.style():
-            (docs / "images" / f"speed-{name}.png").write_bytes(picture.png())
-
-
-def training(told: Told) -> figures.Figure | None:
+def training(told: Told) -> figures.Figure:
     """Draw the error of forces against seconds of training."""
-    lines = curves("training", told)
-    if not lines:
-        return None
     f = figures.Figure("speed-training", size=(7.6, 4.4))
     ax = f.axes[0]
-    _plot(ax, lines)
+    _plot(ax, curves("training", told))
     ax.set_xlabel("training on one core (s)")
     ax.set_ylabel("force RMSE on unseen frames (meV/Å)")
     return f
 
 
-def inference(told: Told) -> figures.Figure | None:
+def inference(told: Told) -> figures.Figure:
     """Draw the cost of a step of MD against the number of atoms."""
     lines = curves("inference", told)
-    if not lines:
-        return None
     f = figures.Figure("speed-inference", size=(7.6, 4.4))
     ax = f.axes[0]
     _plot(ax, lines)
@@ -154,7 +139,7 @@ def sampling(told: Told) -> figures.Figure:
     return f
 
 
-DRAWN: Mapping[str, Callable[[Told], figures.Figure | None]] = {
+DRAWN: Mapping[str, Callable[[Told], figures.Figure]] = {
     "training": training,
     "inference": inference,
     "scaling-labels": scaling,

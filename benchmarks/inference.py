@@ -21,7 +21,22 @@ from typing import Any
 
 from ase.build import bulk
 from ase.io import write
-from common import ABSENT, RIVALS, RUNS, TEST, TRAIN_100, Program, absent, announce, keep, momt, ours, own_versions, run
+from common import (
+    ABSENT,
+    BUSY,
+    RIVALS,
+    RUNS,
+    TEST,
+    TRAIN_100,
+    Program,
+    absent,
+    announce,
+    keep,
+    momt,
+    ours,
+    own_versions,
+    run,
+)
 
 LATTICE = 3.52  # Å
 REPEATS = {
@@ -39,7 +54,6 @@ OURS = (
 EAM = Program("embedded atoms, LAMMPS", Path(sys.executable), "eam.py")
 TRAINING = 20.0  # s
 STEPS = "200"  # of our optimiser
-BUSY = 0.9  # of a core; below it, others had the machine too
 LIMIT = 900.0  # s for one size of one model
 Row = dict[str, Any]
 

@@ -81,10 +81,10 @@ def of_training() -> Iterator[Standing]:
         ):
             theirs = {name: rows[-1][key] for name, rows in others.items()}
             yield Standing(what, found["potstill"][-1][key], theirs, digits)
-        for goal in tables.GOALS[:1]:
-            theirs = {name: tables.reached(rows, goal) for name, rows in others.items()}
-            mine = tables.reached(found["potstill"], goal)
-            yield Standing(f"training until forces err by {goal:.0f} meV/Å, s", mine, theirs, 0)
+        goal = tables.GOALS[0]
+        theirs = {name: tables.reached(rows, goal) for name, rows in others.items()}
+        mine = tables.reached(found["potstill"], goal)
+        yield Standing(f"training until forces err by {goal:.0f} meV/Å, s", mine, theirs, 0)
     split = tables.published_split()
     if split is not None:
         told_of = (
@@ -184,7 +184,7 @@ def page() -> str:
     parts = [HEAD, STANDING + standing()]
     for title, name, command, table in PARTS:
         if told := kept(name):
-            parts.append(f"## {title}\n\n{table()}\n{figures.shown(name, told)}{source(command, told)}")
+            parts.append(f"## {title}\n\n{table()}\n{figures.shown(name)}{source(command, told)}")
     return "\n".join(parts)
 
 
@@ -195,7 +195,8 @@ def main() -> None:
         return
     PAGE.write_text(page(), encoding="utf-8")
     for name in figures.DRAWN:
-        figures.draw(name, kept(name), DOCS)
+        if told := kept(name):
+            figures.draw(name, told, DOCS)
 
 
 if __name__ == "__main__":

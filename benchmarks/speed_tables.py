@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common import ABSENT, HERE
+from common import ABSENT, BUSY, HERE
 from distil_page import markdown
 from endtoend import fewest
 
@@ -78,6 +78,17 @@ def reason(row: Mapping[str, Any]) -> str:
     if "out of memory" in str(row["failed"]).lower():
         return "it needed more memory than a program is given"
     return "`" + str(row["failed"])[:80].replace("|", "/").replace("`", "'") + "`"
+
+
+def disturbed(rows: Sequence[Mapping[str, Any]], what: str, noun: str = "") -> str:
+    """Say which rows shared their core; ``what`` is the key that tells rows of one program apart, in nouns."""
+    told = []
+    for r in rows:
+        share = r["cpu_seconds"] / r["seconds"] if "cpu_seconds" in r else r.get("cpu_share", 1.0)
+        if share < BUSY:
+            of = f"{r[what]:,} {noun}" if noun else NAMES.get(r[what], r[what])
+            told.append(f"{r['name']} ({of}) had {100 * share:.0f} %")
+    return f"Of its core, {listed(told)}: others ran there, too." if told else ""
 
 
 def below(*sentences: str) -> str:
@@ -176,7 +187,14 @@ def learnt(told: Mapping[str, Any]) -> str:
         cells += [f"{reached(rows, g):.0f}" if reached(rows, g) < math.inf else "–" for g in goals]
         lines.append([*who, f"{last['seconds']:.0f}", *cells])
     later = [r for r in told["rows"] if "failed" in r and found[r["name"], r["data"]]]
-    told_of = (SAME, failures(later, "data"), steps_of(found), passes(found), surpassed(found, goals))
+    told_of = (
+        SAME,
+        failures(later, "data"),
+        disturbed(told["rows"], "data"),
+        steps_of(found),
+        passes(found),
+        surpassed(found, goals),
+    )
     return markdown(heads, lines) + below(*told_of)
 
 
@@ -261,8 +279,8 @@ def inference() -> str:
     heads = ["µs/atom on one core", *(f"{n:,} atoms" for n in sizes), "list made anew"]
     others = {name: mine for name, mine in found.items() if mine and not ours(name)}
     told_of = [better(name, found[name], others) for name in COMMITTEES if found.get(name) and others]
-    failed = failures(told["rows"], "atoms", "atoms")
-    return markdown(heads, lines) + below(step(), CALLS.format(n=ANEW), failed, "\n".join(told_of))
+    of_rows = [say(told["rows"], "atoms", "atoms") for say in (failures, disturbed)]
+    return markdown(heads, lines) + below(step(), CALLS.format(n=ANEW), *of_rows, "\n".join(told_of))
 
 
 def step() -> str:
@@ -606,7 +624,7 @@ def mixing() -> str:
     sizes = {r["structure"]: r["atoms"] for r in told["rows"]}
     for r in told["rows"]:
         found.setdefault(r["mixing"], {})[f"of {r['structure']}"] = r["steps"] or math.inf
-    lines = [[way, *(f"{steps:.0f}".replace("inf", "none") for steps in mine.values())] for way, mine in found.items()]
+    lines = [[way, *(f"{n:.0f}" if n < math.inf else "none" for n in mine.values())] for way, mine in found.items()]
     heads = ["steps", *(f"{name}, {n} atoms" for name, n in sizes.items())]
     told_of = better(f"{NOW} in steps", found.pop(NOW), found)
     return markdown(heads, lines) + below(MIXED, told_of)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from ase.io import read, write
 from common import (
+    BUSY,
     RIVALS,
     RUNS,
     SHARED,
@@ -43,7 +44,6 @@ from potstill.config import TrainConfig
 from potstill.training import full_steps
 
 KILOBAR = 1602.1766  # kB in eV/Å³
-BUSY = 0.9  # of a core; below it, others had the machine too
 HOUR = 3600.0
 STEPS = (0, 250, 500, 1000, 2000, 4000, 8000, 16000)  # of our optimiser, until it is as good
 SHORTER = (0, 250, 500, 1000, 2000, 4000)  # steps of the trainings that stand for judgements on the way
