@@ -150,6 +150,13 @@ def ended_with(name: str, lines: slice = slice(None)) -> str:
     return "```text\n" + "\n".join(row["headline"][lines]) + "\n```"
 
 
+def failed_of(name: str) -> str:
+    """Say which checks of its card an example's potential fails."""
+    card = next(r for r in results("examples")["rows"] if r["name"] == name)["tracks"]["beside"]["card"]
+    failed = [f"`{check}`" for check, rows in card.items() if any(row["result"] == "fail" for row in rows)]
+    return f"Of the {len(card)} checks on its card the potential fails {', '.join(failed) or 'none'}."
+
+
 QUANTITIES = {
     "bulk_modulus": "bulk modulus from the equation of state",
     "bulk_modulus_derivative": "its derivative",
@@ -192,7 +199,7 @@ def million() -> str:
 
 BLOCKS: dict[str, list[tuple[str, Callable[[], str]]]] = {
     "README.md": [
-        ("demo", lambda: ended_with("nickel")),
+        ("demo", lambda: f"{ended_with('nickel')}\n\n{failed_of('nickel')}"),
         ("sampling", sampling),
         ("standing", standing),
         ("inference", step),
